@@ -1,0 +1,65 @@
+"""What can go wrong for a user, and the exit code that a script sees.
+
+Every error here is a mistake or a fault that its message explains in full: what happened, where, the numbers, what to
+type instead. The command line prints the message and never a traceback. Anything else is a bug and exits with 1.
+"""
+
+from __future__ import annotations
+
+
+class MoeBenchError(Exception):
+    """A failure whose message is all a user needs. ``exit_code`` is what the process returns."""
+
+    exit_code = 1
+
+
+class ConfigError(MoeBenchError):
+    """The command line or the configuration asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class DataError(MoeBenchError):
+    """A shard, picture or label is missing, damaged or out of range."""
+
+    exit_code = 3
+
+
+class CheckpointError(MoeBenchError):
+    """A checkpoint or the run folder cannot be read or written."""
+
+    exit_code = 4
+
+
+class DivergedError(MoeBenchError):
+    """The loss or a gradient stopped being finite."""
+
+    exit_code = 5
+
+
+class RunInUseError(MoeBenchError):
+    """Another process is writing this run folder."""
+
+    exit_code = 6
+
+
+class WorkerLostError(MoeBenchError):
+    """A peer process or a data worker died."""
+
+    exit_code = 7
+
+
+class SweepError(MoeBenchError):
+    """A sweep ended with failed cells."""
+
+    exit_code = 8
+
+
+class SecurityError(MoeBenchError):
+    """Something untrusted tried to run code or to leave its folder."""
+
+    exit_code = 9
+
+
+EXIT_SIGINT = 130
+EXIT_SIGTERM = 143
