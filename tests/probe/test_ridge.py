@@ -1,0 +1,106 @@
+"""The regression against the reference's numbers, scikit-learn's Ridge and its own definition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge as SklearnRidge
+
+from moe_bench.probe.ridge import BIAS, L2_GRID, draw, few_shot, fit
+
+REFERENCE = dict(np.load(Path(__file__).parents[1] / "reference" / "fewshot.npz"))
+TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = (REFERENCE[f"tall/{n}"] for n in ("x_train", "y_train", "x_test", "y_test"))
+
+
+def problem(n: int, d: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % classes
+    centres = np.random.default_rng(99).normal(size=(classes, d))
+    return (centres[y] + 2 * rng.normal(size=(n, d)) + 3).astype(np.float32), y
+
+
+def standardised(x: np.ndarray, by: np.ndarray) -> np.ndarray:
+    scaled = (x - by.mean(0)) / (by.std(0) + 1e-5)
+    return np.concatenate([scaled, np.full((len(x), 1), BIAS)], axis=1)
+
+
+@pytest.mark.parametrize("sub_seed", [0, 1])
+@pytest.mark.parametrize("row, shots", [(0, 1), (1, 5), (2, 10)])
+@pytest.mark.parametrize("double", [True, False])
+def test_draws_and_accuracies_are_the_references(sub_seed: int, row: int, shots: int, double: bool) -> None:
+    support = draw(TRAIN_Y, shots, int(REFERENCE[f"tall.sub{sub_seed}/permute_seed"]))
+    accuracy = few_shot(TRAIN_X[support], TRAIN_Y[support], TEST_X, TEST_Y, double=double)
+    expected = REFERENCE[f"tall.sub{sub_seed}/accuracy"][row]
+    allowed = 1.01 / len(TEST_Y)  # the reference is float32: one test example may fall the other way
+    np.testing.assert_allclose(accuracy.numpy(), expected, atol=allowed, rtol=0)
+    assert np.mean(np.abs(accuracy.numpy() - expected) > 1e-6) <= 0.1
+
+
+@pytest.mark.parametrize(
+    "l2, name, atol",
+    # Float32 eigenvalues beside the bias's 1.2e6 are right to about 0.1: the reference's small λ are that imprecise.
+    [(2.0**-10, "0.000976562", 5e-4), (1.0, "1", 5e-4), (1024.0, "1024", 2e-5), (2.0**19, "524288", 2e-5)],
+)
+def test_weights_are_the_references(l2: float, name: str, atol: float) -> None:
+    ridge = fit(TRAIN_X, TRAIN_Y)
+    weight = ridge.weight(l2).numpy()
+    np.testing.assert_allclose(weight, REFERENCE[f"tall.all.l2={name}/weight"], atol=atol, rtol=0)
+    accuracy = ridge.accuracy(TEST_X, TEST_Y, [l2]).item()
+    assert accuracy == pytest.approx(float(REFERENCE[f"tall.all.l2={name}/accuracy"]), abs=1e-6)
+    np.testing.assert_allclose(ridge.mean.numpy(), REFERENCE["tall.all/mean"][0], atol=1e-6)
+
+
+@pytest.mark.parametrize("n, d", [(40, 12), (12, 40), (20, 19)])
+@pytest.mark.parametrize("l2", [1e-3, 1.0, 1024.0])
+def test_weights_are_scikit_learns_with_few_and_with_many_examples(n: int, d: int, l2: float) -> None:
+    x, y = problem(n, d, 4)
+    targets = 2.0 * np.eye(4)[y] - 1
+    oracle = SklearnRidge(alpha=l2, fit_intercept=False, solver="svd").fit(standardised(x.astype(float), x), targets)
+    np.testing.assert_allclose(fit(x, y).weight(l2).numpy(), oracle.coef_.T, atol=1e-6)
+
+
+def test_accuracy_is_that_of_scikit_learns_predictions() -> None:
+    (x, y), (test_x, test_y) = problem(50, 8, 5), problem(400, 8, 5, seed=1)
+    oracle = SklearnRidge(alpha=4.0, fit_intercept=False).fit(standardised(x, x), 2.0 * np.eye(5)[y] - 1)
+    expected = np.mean(oracle.predict(standardised(test_x, x)).argmax(1) == test_y)
+    assert few_shot(x, y, test_x, test_y, [4.0]).item() == pytest.approx(expected)
+    assert 0.25 < expected < 1
+
+
+def test_accuracy_does_not_depend_on_how_the_test_rows_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    (x, y), (test_x, test_y) = problem(50, 8, 5), problem(101, 8, 5, seed=1)
+    whole = few_shot(x, y, test_x, test_y)
+    monkeypatch.setattr("moe_bench.probe.ridge._CHUNK_SCORES", 64)
+    assert torch.equal(few_shot(x, y, test_x, test_y), whole)
+    assert whole.shape == (len(L2_GRID),)
+
+
+def test_a_test_class_without_training_examples_counts_as_wrong() -> None:
+    x, y = problem(40, 8, 4)
+    seen = y < 3
+    full = few_shot(x[seen], y[seen], x[seen], y[seen], [1.0]).item()
+    assert few_shot(x[seen], y[seen], x, y, [1.0]).item() == pytest.approx(full * 0.75)
+
+
+def test_a_constant_feature_does_no_harm() -> None:
+    x, y = problem(40, 8, 4)
+    padded = np.concatenate([x, np.full((40, 1), 7.0, dtype=np.float32)], axis=1)
+    assert torch.equal(few_shot(padded, y, padded, y), few_shot(x, y, x, y))
+
+
+def test_draws_are_nested_class_by_class_and_of_the_seed() -> None:
+    labels = np.array([2, 0, 1, 0, 2, 1, 0, 2, 1, 0, 0, 2])
+    one, three = draw(labels, 1, seed=7), draw(labels, 3, seed=7)
+    assert list(labels[three]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert list(three[[0, 3, 6]]) == list(one)
+    assert len(set(three)) == 9
+    assert list(draw(labels, 4, seed=7)[labels[draw(labels, 4, seed=7)] == 1]) == list(three[3:6])
+    assert any(list(draw(labels, 3, seed=s)) != list(three) for s in range(3))
+
+
+def test_shapes_that_do_not_match_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(N, D\)"):
+        fit(np.zeros((3, 2)), np.zeros(4, dtype=int))
