@@ -63,3 +63,11 @@ class SecurityError(MoeBenchError):
 
 EXIT_SIGINT = 130
 EXIT_SIGTERM = 143
+
+
+class Interrupted(MoeBenchError):
+    """A signal asked the run to stop, and it did. ``exit_code`` is EXIT_SIGINT or EXIT_SIGTERM."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,85 @@
+"""Stopping on Ctrl-C or SIGTERM: the signal sets a flag, the work stops at its next safe point, the exit code tells.
+
+A handler only sets the flag: writing a checkpoint inside one could interrupt a step or a save. Safe points are step
+boundaries, where a checkpoint is written first, and batches of an evaluation, which changes nothing. A second signal ends
+the process at once; the checkpoint before stays whole, because saving is by rename.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from moe_bench.errors import EXIT_SIGINT, EXIT_SIGTERM, Interrupted
+
+EXIT_CODES = {signal.SIGINT: EXIT_SIGINT, signal.SIGTERM: EXIT_SIGTERM}
+
+
+class StopSignals:
+    """Use as a context around a run. ``install`` may be called again when someone else took the handlers."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+        self._pid = os.getpid()
+
+    def install(self) -> None:
+        """Take the handlers; outside the main thread Python allows none, and nothing happens."""
+        if threading.current_thread() is threading.main_thread():
+            for number in EXIT_CODES:
+                before = signal.signal(number, self._handle)
+                self._before.setdefault(number, before)
+
+    def restore(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+        self._before = {}
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal came. Called where nothing is lost by leaving."""
+        if self.received is not None:
+            raise Interrupted(f"stopped by {self.received.name}", EXIT_CODES[self.received])
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # a forked data worker: its parent tells it when to end
+            return
+        if self.received is not None:
+            os._exit(EXIT_CODES[signal.Signals(number)])
+        self.received = signal.Signals(number)
+
+    def __enter__(self) -> StopSignals:
+        self.install()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()
+        # A signal to the whole process group also kills data workers, which surfaces as an error of the loader.
+        if isinstance(error, Exception) and not isinstance(error, Interrupted) and self.received is not None:
+            raise Interrupted(f"stopped by {self.received.name}", EXIT_CODES[self.received]) from error
+
+
+class StopAtBoundary(Callback):
+    """At the first step boundary after a signal: save, then leave. Belongs last among the callbacks."""
+
+    def __init__(self, signals: StopSignals, save: Callable[[Trainer], None]) -> None:
+        self.signals = signals
+        self.save = save
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.install()  # Lightning has put its own in place, which end a run with exit code 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.signals.received is not None and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.save(trainer)
+            self.signals.check()

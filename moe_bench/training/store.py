@@ -1,0 +1,236 @@
+"""Checkpoints on disk: written whole or not at all, checked before they are read, and read without running code.
+
+    checkpoints/step-00001200/state.ckpt      tensors and plain containers, as torch.save writes them
+    checkpoints/step-00001200/manifest.json   step, samples seen, size and sha256 of state.ckpt, what the run is
+    checkpoints/last                          the name of the newest one, for people and scripts
+
+A checkpoint is first a hidden folder beside its place. Its files are synced, the folder is renamed, the parent synced, and
+then the pointer is replaced: at any moment a crash leaves the earlier checkpoints and at most one hidden leftover.
+Which one is newest is read from the manifests, never from file times. No Lightning here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_bench.errors import CheckpointError, SecurityError
+from moe_bench.training.durable import discard, sha256_of, sync, write_state, write_text
+
+SCHEMA = 1
+STATE, MANIFEST, LAST = "state.ckpt", "manifest.json", "last"
+MODEL_PREFIX = "model."  # where the LightningModule keeps the network
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A whole checkpoint: its folder and what its manifest says."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.manifest["step"])
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    return checkpoints / f"step-{step:08d}"
+
+
+def write(state: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Save ``state`` as ``folder``, streaming: no second copy in memory, and hashed on the way.
+
+    ``manifest`` (at least ``step``) is completed with size and hash. A whole checkpoint that is there already stays, since
+    the same step of the same run is the same state; a damaged one is replaced.
+
+    Raises:
+        CheckpointError: the file system refuses; what was there before is untouched.
+    """
+    parent = folder.parent
+    temp = parent / f".{folder.name}.{os.getpid()}.tmp"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        if not (folder.exists() and damage(folder) is None):
+            temp.mkdir()
+            size, digest = write_state(state, temp / STATE)
+            complete = {"schema": SCHEMA, **manifest, "bytes": size, "sha256": digest}
+            write_text(temp / MANIFEST, json.dumps(complete, indent=2) + "\n")
+            sync(temp)
+            shutil.rmtree(folder, ignore_errors=True)  # only ever a damaged one
+            temp.rename(folder)
+            sync(parent)
+        _point(parent, folder.name)
+    except OSError as error:
+        discard(temp)
+        raise CheckpointError(_refused(folder, error)) from error
+
+
+def latest(checkpoints: Path) -> Saved | None:
+    """The newest whole checkpoint, by the step in its manifest; None where there never was one.
+
+    Each candidate's size and hash are checked, newest first; a damaged one is passed over with a warning that names both.
+
+    Raises:
+        CheckpointError: there are checkpoints, but all are damaged.
+    """
+    faults: list[str] = []
+    for folder in _newest_first(checkpoints):
+        fault = damage(folder)
+        if fault is None:
+            if faults:
+                log.warning("damaged checkpoint: %s; going on from %s instead", "; ".join(faults), folder)
+            return Saved(folder, _manifest(folder))
+        faults.append(f"{folder} ({fault})")
+    if faults:
+        raise CheckpointError(
+            f"every checkpoint in {checkpoints} is damaged: {'; '.join(faults)}. "
+            "Restore one from a backup, or begin again with runtime.resume=never."
+        )
+    return None
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, found without unpickling anything; None if it is whole."""
+    state = folder / STATE
+    try:
+        manifest = _manifest(folder)
+        size = state.stat().st_size
+        if manifest.get("schema") != SCHEMA:
+            return f"written in format {manifest.get('schema')}, this version reads {SCHEMA}"
+        if size != manifest["bytes"]:
+            return f"{STATE} has {size} bytes of {manifest['bytes']}"
+        with state.open("rb") as file:
+            found = sha256_of(file)
+        return None if found == manifest["sha256"] else f"sha256 of {STATE} is {found[:12]}…, not as written"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def load(folder: str | os.PathLike[str], *, mmap: bool = False) -> dict[str, Any]:
+    """The state in a checkpoint folder, on the CPU. ``mmap`` reads only what is then used.
+
+    Raises:
+        CheckpointError: missing or damaged.
+        SecurityError: a URL, or a file that would run code when unpickled; nothing of it has been run.
+    """
+    if "://" in str(folder):
+        raise SecurityError(f"{folder} is a URL. Download the run's folder yourself and give its path.")
+    path = Path(folder)
+    if (fault := damage(path)) is not None:
+        raise CheckpointError(f"the checkpoint {path} cannot be used: {fault}")
+    try:
+        state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        raise SecurityError(
+            f"{path / STATE} holds more than tensors and plain containers, and loading it could run code. It was not "
+            f"loaded. A file from elsewhere must be saved again as a plain state_dict. ({_first_line(error)})"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise _unreadable(path / STATE, error) from error
+    return dict(state)
+
+
+def load_weights(source: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The network's weights by name, and the manifest, from a run folder, its ``checkpoints`` or one step folder.
+
+    Raises:
+        CheckpointError: no checkpoint there, or a damaged one.
+        SecurityError: as ``load``.
+    """
+    if "://" in str(source):
+        load(source)
+    path = Path(source)
+    if not (path / MANIFEST).exists():
+        checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        saved = latest(checkpoints)
+        if saved is None:
+            raise CheckpointError(f"there is no checkpoint in {checkpoints}")
+        path = saved.path
+    weights = load(path, mmap=True)["state_dict"]
+    return {name.removeprefix(MODEL_PREFIX): value for name, value in weights.items()}, _manifest(path)
+
+
+def check_fits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError, with the first few differences, unless names and shapes are equal."""
+    want = {name: tuple(value.shape) for name, value in expected.items()}
+    have = {name: tuple(value.shape) for name, value in found.items()}
+    wrong = [name for name in {**want, **have} if want.get(name) != have.get(name)]
+    if wrong:
+        lines = [f"  {name}: model {want.get(name, 'none')}, checkpoint {have.get(name, 'none')}" for name in wrong[:5]]
+        more = [f"  … and {len(wrong) - 5} more"] if len(wrong) > 5 else []
+        raise CheckpointError(
+            "\n".join([f"the checkpoint is of another model: {len(wrong)} parameters differ", *lines, *more])
+        )
+
+
+def clean(checkpoints: Path) -> None:
+    """Remove what a killed process left half-written. Only the process that owns the run folder may."""
+    for leftover in checkpoints.glob(".*.tmp"):
+        discard(leftover)
+
+
+def prune(checkpoints: Path, newest: int, keep: int) -> None:
+    """Keep the ``keep`` newest up to step ``newest``. A folder that cannot be deleted is reported and left."""
+    older = [folder for folder in _newest_first(checkpoints) if _step(folder) <= newest]
+    for folder in older[keep:]:
+        doomed = checkpoints / f".{folder.name}.{os.getpid()}.tmp"
+        try:
+            folder.rename(doomed)  # first out of sight: a half-deleted checkpoint must not look like one
+            shutil.rmtree(doomed)
+        except OSError as error:
+            log.warning("could not delete the old checkpoint %s (%s); training goes on", folder, error)
+
+
+def _point(checkpoints: Path, name: str) -> None:
+    temp = checkpoints / f".{LAST}.{os.getpid()}.tmp"
+    write_text(temp, name + "\n")
+    temp.replace(checkpoints / LAST)
+    sync(checkpoints)
+
+
+def _newest_first(checkpoints: Path) -> list[Path]:
+    return sorted((f for f in checkpoints.glob("step-*") if f.is_dir()), key=_step, reverse=True)
+
+
+def _step(folder: Path) -> int:
+    """The step in the manifest; a folder without a readable one is placed by its name."""
+    try:
+        return int(_manifest(folder)["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        digits = folder.name.rpartition("-")[2]
+        return int(digits) if digits.isdigit() else -1
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+
+
+def _refused(folder: Path, error: OSError) -> str:
+    try:
+        free = f"{shutil.disk_usage(folder.parent).free / 1e9:.1f} GB are free there"
+    except OSError:
+        free = "the folder is not reachable"
+    return f"the checkpoint {folder} could not be written: {error}; {free}. Earlier checkpoints are intact."
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError | SecurityError:
+    if "weights_only" in str(error):  # formats that torch refuses to read without running code
+        return SecurityError(f"{path} is in a format that cannot be read safely and was not loaded. ({error})")
+    return CheckpointError(f"{path} is not a checkpoint of this program: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0]
