@@ -1,0 +1,78 @@
+"""JSON files that are whole or absent: written beside their place, synced, then renamed over it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_bench.errors import CheckpointError
+
+FILE_MODE = 0o644
+FOLDER_MODE = 0o755
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON can hold it: nan and infinities become null, because JSON has no word for them."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if hasattr(value, "item"):  # a 0-d tensor or a NumPy scalar, without importing either
+        return plain(value.item())
+    raise TypeError(f"cannot write a {type(value).__name__} as JSON: {value!r}")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by ``value`` so that a reader, or a power cut, sees the old file or the new one.
+
+    Raises CheckpointError when the file system refuses, naming the path and its reason.
+    """
+    data = (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: a rename never crosses a file system
+    try:
+        try:
+            descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temp, path)
+        except OSError:
+            temp.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"Cannot write {path}: {error.strerror or error}. The file that was there before is intact. "
+            "Free some space or mend the folder, then type the same command again: it goes on where it stopped."
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in ``path``; None if the file is missing, torn or holds something else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,21 @@
+"""The terminal, or whatever stands in for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+from rich.console import Console
+
+PIPE_COLUMNS = 120
+
+
+def make_console(file: TextIO | None = None) -> Console:
+    """A sober console: no guessed colours in numbers; a pipe gets plain text of a fixed width; nothing it cannot print
+    is an error (a terminal without UTF-8 shows "?")."""
+    file = sys.stdout if file is None else file
+    if hasattr(file, "reconfigure") and (file.encoding or "").lower().replace("-", "") != "utf8":
+        file.reconfigure(errors="replace")
+    width = None if file.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
+    return Console(file=file, width=width, highlight=False, emoji=False, markup=False)

@@ -1,0 +1,69 @@
+"""Numbers as a person reads them, always with their unit."""
+
+from __future__ import annotations
+
+import math
+
+MISSING = "–"
+
+
+def count(value: float | None) -> str:
+    """1234 → "1,234"; 964_123_456 → "964.1 M"."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    for size, name in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if abs(value) >= size:
+            return f"{value / size:.1f} {name}"
+    return f"{value:,.0f}"
+
+
+def flops(value: float | None) -> str:
+    """Floating point operations: 33.4e9 → "33.4 GFLOP"."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    for size, name in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {name}FLOP"
+    return f"{value:.0f} FLOP"
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """0.234 → "23.4 %"."""
+    if fraction is None or not math.isfinite(fraction):
+        return MISSING
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """The two largest units: "42 s", "3 min 05 s", "2 h 10 min", "4 d 03 h"."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if 0 < seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    whole = round(seconds)
+    for size, name, part, part_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // part:02d} {part_name}"
+    return f"{whole} s"
+
+
+def rate(images_per_s: float | None) -> str:
+    """Images a second: "1,234 img/s", "4.2 img/s"."""
+    if images_per_s is None or not math.isfinite(images_per_s):
+        return MISSING
+    return f"{images_per_s:,.0f} img/s" if images_per_s >= 20 else f"{images_per_s:.2g} img/s"
+
+
+def gigabytes(value: float | None) -> str:
+    """Memory in GB (1e9 bytes)."""
+    return MISSING if value is None or not math.isfinite(value) else f"{value:.1f} GB"
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A positive figure without exponent where that is readable: 0.00213 → "0.00213"."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value == 0 or abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:.{decimals}f}" if decimals <= 6 else f"{value:.{digits - 1}e}"
