@@ -1,0 +1,127 @@
+"""The pictures of a run for Lightning: endless shuffled training batches, and a validation that counts every picture once.
+
+The training loader is one Lightning "epoch" as long as the whole run. Its only state is the step: which pictures a step uses
+and how each is augmented follow from the seed and the step (see plan.py), so a resumed run goes on exactly where it was, on
+any number of ranks, micro-batches and workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import Sampler
+
+from moe_bench.data.dataset import Pictures, Request
+from moe_bench.data.decode import MAX_PIXELS, Augmentation, training_transform
+from moe_bench.data.index import ShardIndex
+from moe_bench.data.loader import BatchLoader, eval_loader
+from moe_bench.data.plan import Plan, Share, evaluation_share
+
+
+class TrainingRequests(Sampler[list[Request]]):
+    """The requests of every micro-batch of one rank, from step ``start`` to ``stop``.
+
+    Its length counts from step 0: Lightning restores how many micro-batches are behind it and fetches the rest.
+    """
+
+    def __init__(self, plan: Plan, share: Share, start: int, stop: int) -> None:
+        self.plan, self.share, self.start, self.stop = plan, share, start, stop
+
+    def __len__(self) -> int:
+        return self.stop * self.share.accumulation
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        for positions in self.share.steps(self.start, self.stop):
+            yield list(zip(self.plan.pictures(positions).tolist(), positions.tolist()))
+
+
+class ImageData(LightningDataModule):
+    """Training and validation batches of dicts {"image", "label", "valid", "index"} (see dataset.py).
+
+    Use it with ``Trainer(use_distributed_sampler=False, accumulate_grad_batches=batch // (world · device_batch))``.
+
+    Args:
+        train, val: what is learned and what is judged.
+        image_size: pixels a side.
+        steps: optimiser steps of the whole run; batch: pictures a step over all devices; device_batch: at once on one.
+        seed: of the order and the augmentation.
+        augmentation: of training pictures; crop: of validation pictures (side kept over side resized).
+        workers: data processes a device; None: from the CPU count.
+        num_classes: None: the larger of what the two indexes say.
+
+    Raises DataError if a label is out of range for num_classes.
+    """
+
+    def __init__(
+        self,
+        train: ShardIndex,
+        val: ShardIndex,
+        *,
+        image_size: int,
+        steps: int,
+        batch: int,
+        device_batch: int,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
+        crop: float = 1.0,
+        shuffle_window: int = 65536,
+        workers: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.train, self.val = train, val
+        self.image_size, self.crop, self.max_pixels = image_size, crop, max_pixels
+        self.steps, self.batch, self.device_batch = steps, batch, device_batch
+        self.seed, self.workers = seed, workers
+        self.augmentation = augmentation or Augmentation()
+        self.plan = Plan(train.counts, seed, shuffle_window)
+        self.num_classes = num_classes or max(train.num_classes, val.num_classes)
+        train.check_labels(self.num_classes)
+        val.check_labels(self.num_classes)
+        self._step = 0
+
+    @property
+    def train_size(self) -> int:
+        """Training pictures in an epoch."""
+        return len(self.train)
+
+    @property
+    def val_size(self) -> int:
+        """Validation pictures."""
+        return len(self.val)
+
+    def train_dataloader(self) -> BatchLoader:
+        """The micro-batches of this rank from the current step to the last."""
+        rank, world = self._place()
+        share = Share(self.batch, self.device_batch, rank, world)
+        transform = training_transform(self.image_size, self.augmentation)
+        pictures = Pictures(self.train, transform, self.image_size, self.seed, self.max_pixels)
+        return BatchLoader(pictures, TrainingRequests(self.plan, share, self._step, self.steps), self.workers)
+
+    def val_dataloader(self) -> BatchLoader:
+        """This rank's part of the validation pictures; every rank has the same number of full batches."""
+        rank, world = self._place()
+        mine = evaluation_share(np.arange(len(self.val)), self.device_batch, rank, world)
+        return eval_loader(
+            self.val,
+            mine,
+            image_size=self.image_size,
+            crop=self.crop,
+            batch=self.device_batch,
+            workers=self.workers,
+            max_pixels=self.max_pixels,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": int(self.trainer.global_step) if self.trainer else self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._step = int(state_dict["step"])
+
+    def _place(self) -> tuple[int, int]:
+        """(rank, number of ranks); one of one without a trainer."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,0 +1,120 @@
+"""Batches of pictures from data processes, with faults told in plain words."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Sampler
+
+from moe_bench.data.dataset import Batch, Pictures, Request
+from moe_bench.data.decode import MAX_PIXELS, evaluation_transform, squeeze_transform
+from moe_bench.data.index import ShardIndex
+from moe_bench.errors import MoeBenchError, WorkerLostError
+
+MAX_WORKERS = 8
+
+
+def default_workers(devices: int = 1) -> int:
+    """Data processes for each device of this machine: the cores shared out, one left to train."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(MAX_WORKERS, cores // devices - 1))
+
+
+class BatchLoader(DataLoader[Batch]):
+    """A DataLoader over Pictures whose workers' errors arrive as they were raised, without a traceback in the message."""
+
+    def __init__(self, pictures: Pictures, requests: Sampler[list[Request]], workers: int | None) -> None:
+        super().__init__(
+            _Told(pictures),
+            batch_sampler=requests,
+            num_workers=default_workers() if workers is None else workers,
+            collate_fn=_as_is,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        try:
+            for batch in super().__iter__():
+                if isinstance(batch, MoeBenchError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            found = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", str(error))
+            if not found:
+                raise
+            raise WorkerLostError(
+                f"a data process died (pid {found[1]}), most often because memory ran out; "
+                "lower runtime.workers or runtime.device_batch"
+            ) from error
+
+
+class _Told:
+    """Pictures, but with an error as the batch: torch would turn one raised in a worker into its traceback's text."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, request: Request) -> Batch | MoeBenchError:
+        return self.__getitems__([request])
+
+    def __getitems__(self, requests: Sequence[Request]) -> Batch | MoeBenchError:
+        try:
+            return self.pictures.__getitems__(requests)
+        except MoeBenchError as error:
+            return error
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+class InOrder(Sampler[list[Request]]):
+    """Requests for pictures one after another in batches; each batch is filled up with -1 to a multiple of ``pad_to``."""
+
+    def __init__(self, pictures: NDArray[np.int64], batch: int, pad_to: int) -> None:
+        self.pictures, self.batch, self.pad_to = pictures, batch, pad_to
+
+    def __len__(self) -> int:
+        return -(-len(self.pictures) // self.batch)
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        for start in range(0, len(self.pictures), self.batch):
+            chosen = self.pictures[start : start + self.batch].tolist()
+            chosen += [-1] * (-len(chosen) % self.pad_to)
+            yield [(picture, 0) for picture in chosen]
+
+
+def eval_loader(
+    index: ShardIndex,
+    positions: Sequence[int] | NDArray[np.int64] | None = None,
+    *,
+    image_size: int,
+    crop: float = 1.0,
+    squeeze: bool = False,
+    batch: int = 256,
+    workers: int | None = None,
+    pad_to: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> BatchLoader:
+    """Batches of the pictures with the given numbers, in that order, without augmentation.
+
+    Args:
+        positions: numbers of pictures, -1 for padding; None: all of the index.
+        crop: share of the resized side that the centre crop keeps.
+        squeeze: resize to a square whatever the shape (the few-shot probe), else by the short side (validation).
+        workers: data processes; None: from the CPU count; 0: this process.
+        pad_to: the last batch is filled up to a multiple of this with valid=False; None: to a full batch.
+    """
+    chosen = np.arange(len(index)) if positions is None else np.asarray(positions, dtype=np.int64)
+    transform = squeeze_transform(image_size, crop) if squeeze else evaluation_transform(image_size, crop)
+    pictures = Pictures(index, transform, image_size, max_pixels=max_pixels)
+    return BatchLoader(pictures, InOrder(chosen, batch, pad_to or batch), workers)
