@@ -83,6 +83,14 @@ class Throughput(Callback):
             return median(self._step_s)
         return self._train_s / self._steps if self._steps else None
 
+    @property
+    def images_per_s(self) -> float | None:
+        """Over all devices; while no window is full, of the steps so far."""
+        step_s = self.step_s
+        if step_s is None and self._at > self._mark:
+            step_s = (self.clock.fetch_s + self.clock.compute_s) / (self._at - self._mark)
+        return self._batch / step_s if step_s else None
+
     def summary(self) -> dict[str, float | None]:
         """The cost rows of summary.json. ``cost/device_days``: devices × training seconds / 86400."""
         step_s = self.step_s
@@ -91,7 +99,7 @@ class Throughput(Callback):
             "time/step_ms_median": None if step_s is None else 1000 * step_s,
             "time/data_wait_share": median(self._fetch_share) if self._fetch_share else None,
             "cost/device_days": self._devices * self._train_s / DAY_S,
-            "cost/images_per_s": None if not step_s else self._batch / step_s,
+            "cost/images_per_s": self.images_per_s,
             "memory/peak_gb": peak_gb(),
         }
 

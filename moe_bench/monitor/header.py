@@ -1,0 +1,136 @@
+"""What is printed before a run: everything that decides its result and its price, on one screen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from moe_bench.monitor.units import MISSING, count, duration, flops
+
+AFFINITY_WORDS = {"softmax": "softmax", "sinkhorn": "Sinkhorn plan", "sparse": "sparse plan"}
+CHOICE_WORDS = {"token": "tokens choose", "expert": "experts choose"}
+COMBINE_WORDS = {"softmax": "softmax weights", "plan": "the plan's weights"}
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """The facts of the header, as plain values."""
+
+    run_id: str
+    folder: str
+    note: str  # starting, resuming, … (Start.note)
+    model: str
+    image_size: int
+    patch: int
+    params_total: int
+    params_active: int
+    flops_per_image: float
+    router: str  # in words, from router_words
+    experts: int  # 0: dense
+    moe_layers: int
+    tokens_per_group: int
+    group_images: int
+    slots_per_expert: int
+    capacity: float  # asked for
+    data: str
+    train_size: int
+    val_size: int
+    classes: int
+    steps: int
+    batch: int
+    device_batch: int
+    accumulation: int
+    devices: int
+    device: str
+    precision: str
+    about_s: float | None = None  # expected seconds, if there is an honest estimate
+
+
+def router_words(name: str, affinity: str = "", choice: str = "", combine: str = "", k: int | None = None) -> str:
+    """The router as a sentence: its point in affinity × choice × combine. ``k``: experts a token chooses."""
+    if name == "dense":
+        return "dense: no router, every token through one MLP"
+    if not affinity:
+        return f"{name}: every slot is a mixture of all tokens of an image" if name == "soft" else name
+    choosers = CHOICE_WORDS[choice] + (f" {k} expert{'s' * (k != 1)} each" if choice == "token" and k else "")
+    if choice == "expert":
+        choosers = "experts choose their tokens"
+    return f"{name}: {AFFINITY_WORDS[affinity]} × {choosers} × {COMBINE_WORDS[combine]}"
+
+
+def header(facts: RunFacts) -> RenderableType:
+    """A rule with the run's id and a two-column list of facts; at most 80 columns are needed."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in _lines(facts):
+        table.add_row(label, Text(value))
+    return Group(Rule(Text(facts.run_id, style="bold"), align="left", characters="─"), table, Text(""))
+
+
+def _lines(facts: RunFacts) -> list[tuple[str, str]]:
+    lines = [
+        ("model", _model(facts)),
+        ("router", facts.router),
+        ("data", _data(facts)),
+        ("training", _training(facts)),
+        ("device", _device(facts)),
+        ("folder", f"{facts.folder}  ({facts.note})" if facts.note else facts.folder),
+    ]
+    if facts.experts:
+        lines.insert(2, ("capacity", capacity_words(facts)))
+    if facts.about_s is not None:
+        lines.insert(-1, ("expected", f"about {duration(facts.about_s)} of training"))
+    return lines
+
+
+def _model(facts: RunFacts) -> str:
+    total, active = count(facts.params_total), count(facts.params_active)
+    size = f"{total} parameters" if total == active else f"{total} parameters, {active} active"
+    return f"{facts.model}, {facts.image_size}×{facts.image_size} pixels / {facts.patch} · {size} · {_flops(facts)}"
+
+
+def _flops(facts: RunFacts) -> str:
+    return f"{flops(facts.flops_per_image)} an image"
+
+
+def capacity_words(facts: RunFacts) -> str:
+    """Slots per expert, and the factor that they really are where rounding changed it."""
+    group = f"{facts.group_images} image{'s' * (facts.group_images != 1)}"
+    slots = f"{facts.slots_per_expert} slot{'s' * (facts.slots_per_expert != 1)}"
+    words = (
+        f"{facts.capacity:g}: groups of {count(facts.tokens_per_group)} tokens ({group}), "
+        f"{facts.experts} experts × {slots}, in {facts.moe_layers} layer{'s' * (facts.moe_layers != 1)}"
+    )
+    actual = facts.slots_per_expert * facts.experts / facts.tokens_per_group
+    if abs(actual - facts.capacity) < 1e-9:
+        return words
+    return f"{words}; rounding to whole slots makes it {actual:.3g}"
+
+
+def _data(facts: RunFacts) -> str:
+    return (
+        f"{facts.data}: {facts.train_size:,} pictures to train, {facts.val_size:,} to validate, "
+        f"{facts.classes:,} classes"
+    )
+
+
+def _training(facts: RunFacts) -> str:
+    epochs = facts.steps * facts.batch / facts.train_size if facts.train_size else None
+    passes = MISSING if epochs is None else f"{epochs:.3g}"
+    parts = [f"{facts.device_batch}"]
+    if facts.accumulation > 1:
+        parts.append(f"{facts.accumulation} parts")
+    if facts.devices > 1:
+        parts.append(f"{facts.devices} devices")
+    batch = f"{facts.batch}" if len(parts) == 1 else f"{facts.batch} = {' × '.join(parts)}"
+    return f"{facts.steps:,} steps × batch {batch} = {passes} epochs"
+
+
+def _device(facts: RunFacts) -> str:
+    many = f"{facts.devices} × " if facts.devices > 1 else ""
+    return f"{many}{facts.device}, {facts.precision}"

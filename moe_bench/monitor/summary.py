@@ -1,0 +1,76 @@
+"""What is printed after a run: the result, each probe beside what raw pixels reach, the price, and what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from moe_bench.monitor.units import count, duration, flops, gigabytes, percent, rate, significant
+
+
+def summary_view(summary: Mapping[str, Any], folder: str, next_commands: Sequence[tuple[str, str]]) -> RenderableType:
+    """``summary`` is the content of summary.json; ``next_commands`` are (command, what it does) pairs."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in [*_result(summary), *_probes(summary), *_price(summary), ("folder", folder)]:
+        table.add_row(label, Text(value))
+    title = Rule(Text(f"{summary.get('run_id', folder)}  finished", style="bold"), align="left", characters="─")
+    return Group(title, table, Text(""), *_next(next_commands))
+
+
+def _result(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    loss = summary.get("val/loss")
+    words = percent(summary.get("val/prec1")) + " of the validation set"
+    return [("prec@1", words if loss is None else f"{words} · loss {loss:.3f}")]
+
+
+def probe_names(summary: Mapping[str, Any]) -> list[str]:
+    """The keys of probe scores, as ``probe/digits/10shot``."""
+    return [name for name in summary if name.startswith("probe/") and name.endswith("shot")]
+
+
+def _probes(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(_probe_label(name), _probe_words(summary, name)) for name in probe_names(summary)]
+
+
+def _probe_label(name: str) -> str:
+    _, dataset, shots = name.split("/", 2)
+    return f"{dataset} {shots.removesuffix('shot')}-shot"
+
+
+def _probe_words(summary: Mapping[str, Any], name: str) -> str:
+    words = percent(summary.get(name))
+    if (std := summary.get(f"{name}/std")) is not None:
+        words += f" ± {100 * std:.1f}"
+    if (floor := summary.get(f"{name}/floor")) is not None:
+        words += f" · raw pixels reach {percent(floor)}"
+    return words
+
+
+def _price(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    training = [
+        duration(summary.get("time/train_s")),
+        f"{significant(summary.get('cost/device_days'))} device-days",
+        rate(summary.get("cost/images_per_s")),
+        f"peak memory {gigabytes(summary.get('memory/peak_gb'))}",
+    ]
+    total, active = summary.get("params/total"), summary.get("params/active")
+    size = f"{count(total)} parameters" + ("" if total == active else f", {count(active)} active")
+    return [("training", " · ".join(training)), ("model", f"{size} · {flops(summary.get('flops/image'))} an image")]
+
+
+def _next(commands: Sequence[tuple[str, str]]) -> list[RenderableType]:
+    if not commands:
+        return []
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="fold")
+    table.add_column(style="dim")
+    for command, does in commands:
+        table.add_row(Text(f"  {command}"), Text(does))
+    return [Text("next", style="dim"), table]
