@@ -1,0 +1,70 @@
+"""The six routers of "Routers in Vision Mixture of Experts", in plain torch.
+
+    routing = make_router("sinkhorn_ec", dim=768, experts=32, capacity=Capacity(2.0))(x)   # x (G, T, D)
+    y = routing.combine(experts(routing.dispatch(x)))                                      # eq. 2
+
+Read in this order: ``dispatch`` (eq. 2), ``affinity`` (eq. 6, 8), ``transport`` (eq. 9), ``choice`` (Algorithms 1, 2),
+``soft_moe`` (eq. 10-11), ``losses`` (Appendix A), ``router`` (the six by name).
+Names load on first use, so that ``moe_bench.routing.capacity`` can be had without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moe_bench.routing.affinity import sinkhorn, softmax
+    from moe_bench.routing.capacity import Capacity, slots_per_expert
+    from moe_bench.routing.choice import expert_choice, token_choice
+    from moe_bench.routing.dispatch import Routing, SoftRouting
+    from moe_bench.routing.losses import gshard_loss, importance_loss, load_loss
+    from moe_bench.routing.router import PRESETS, SparseRouter, make_router
+    from moe_bench.routing.soft_moe import SoftRouter, soft
+    from moe_bench.routing.transport import sparse
+
+_HOME = {
+    "softmax": "affinity",
+    "sinkhorn": "affinity",
+    "sparse": "transport",
+    "token_choice": "choice",
+    "expert_choice": "choice",
+    "soft": "soft_moe",
+    "importance_loss": "losses",
+    "load_loss": "losses",
+    "gshard_loss": "losses",
+    "slots_per_expert": "capacity",
+    "Capacity": "capacity",
+    "Routing": "dispatch",
+    "SoftRouting": "dispatch",
+    "SparseRouter": "router",
+    "SoftRouter": "soft_moe",
+    "PRESETS": "router",
+    "make_router": "router",
+}
+
+__all__ = [
+    "PRESETS",
+    "Capacity",
+    "Routing",
+    "SoftRouter",
+    "SoftRouting",
+    "SparseRouter",
+    "expert_choice",
+    "gshard_loss",
+    "importance_loss",
+    "load_loss",
+    "make_router",
+    "sinkhorn",
+    "slots_per_expert",
+    "soft",
+    "softmax",
+    "sparse",
+    "token_choice",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,93 @@
+"""Who picks: Algorithm 1 (tokens choose experts) and Algorithm 2 (experts choose tokens).
+
+An affinity (G, T, E) decides who goes where, ``weights`` (G, T, E) what the outputs count; both give a ``Routing``,
+which holds which token sits in each slot. Scores are compared in float32, equal ones go to the lower index, and
+padding (``mask`` False) takes no slot. G groups, T tokens, E experts, C slots, K choices.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from moe_bench.routing.dispatch import Routing
+from moe_bench.routing.numerics import top
+
+PRIORITIES = ("order", "score")
+
+
+def token_choice(
+    affinity: Tensor,
+    weights: Tensor,
+    k: int,
+    capacity: int,
+    priority: str = "order",
+    mask: Tensor | None = None,
+) -> Routing:
+    """Algorithm 1: every token takes its ``k`` best experts as long as their buffers have room.
+
+    All first choices come before all second choices. Among the same choice, tokens are served in their order, or by
+    falling best affinity with ``priority="score"`` (batch-priority routing). What finds its expert full is dropped.
+    """
+    if not 1 <= k <= affinity.shape[-1]:
+        raise ValueError(f"a token can choose 1 to {affinity.shape[-1]} of {affinity.shape[-1]} experts, not {k}")
+    groups, tokens, experts = affinity.shape
+    scores = affinity.detach().float()
+    queue = _queue(scores, priority, mask)  # (G, T): the token that is served first, second, ...
+    chosen = _best_experts(scores, k)  # (G, T, K)
+    asked = chosen.gather(1, queue.unsqueeze(-1).expand_as(chosen)).mT.flatten(1)  # (G, K·T), choices outermost
+    token = queue.repeat(1, k)
+
+    asks = F.one_hot(asked, experts)  # (G, K·T, E)
+    if mask is not None:
+        asks = asks * mask.gather(1, token).unsqueeze(-1)
+    before = asks.cumsum(1) - asks
+    rank = before.gather(-1, asked.unsqueeze(-1)).squeeze(-1)  # (G, K·T): place in that expert's buffer
+    seated = rank < capacity
+    if mask is not None:
+        seated = seated & mask.gather(1, token)
+
+    seat = torch.where(seated, asked * capacity + rank, experts * capacity)  # one seat more, for the dropped
+    slots = torch.full((groups, experts * capacity + 1), tokens, device=affinity.device)
+    slots = slots.scatter(1, seat, token)[:, :-1].view(groups, experts, capacity)
+    return Routing.of(slots, affinity, weights, demand=asks.sum(1), mask=mask, holes=True)
+
+
+def expert_choice(affinity: Tensor, weights: Tensor, capacity: int, mask: Tensor | None = None) -> Routing:
+    """Algorithm 2: every expert takes its ``capacity`` best tokens, the best one in its first slot.
+
+    A token may be taken by many experts or by none. With fewer real tokens than slots, the last slots stay empty.
+    """
+    tokens = affinity.shape[1]
+    scores = affinity.detach().mT  # (G, E, T)
+    if mask is not None:
+        scores = scores.masked_fill(~mask.unsqueeze(1), -torch.inf)
+    slots = top(scores, min(capacity, tokens))
+    if mask is not None:
+        slots = slots.where(mask.unsqueeze(1).expand_as(scores).gather(-1, slots), tokens)
+    slots = F.pad(slots, (0, max(capacity - tokens, 0)), value=tokens)
+    demand = (slots < tokens).sum(-1)
+    return Routing.of(slots, affinity, weights, demand, mask=mask, holes=mask is not None or capacity > tokens)
+
+
+def _queue(scores: Tensor, priority: str, mask: Tensor | None) -> Tensor:
+    """(G, T) token indices in the order in which they are served."""
+    if priority == "order":
+        return torch.arange(scores.shape[1], device=scores.device).expand(scores.shape[:2])
+    if priority != "score":
+        raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}")
+    best = scores.amax(-1)
+    if mask is not None:
+        best = best.masked_fill(~mask, -torch.inf)
+    return top(best, best.shape[-1])
+
+
+def _best_experts(scores: Tensor, k: int) -> Tensor:
+    """(G, T, K) the best expert of each token, then the second best, ...; ``argmax`` gives the lowest of equals."""
+    chosen = []
+    for _ in range(k):
+        best = scores.argmax(-1, keepdim=True)
+        chosen.append(best)
+        scores = scores.scatter(-1, best, -torch.inf)
+    return torch.cat(chosen, dim=-1)

@@ -1,0 +1,95 @@
+"""Two faster or sharper solvers of eq. 9, from its full dual. Axes and letters as in ``transport``.
+
+Write the cap on nonzeros by its convex envelope: every entry is π = λz with 0 ≤ λ ≤ 1 and Σ_t λ ≤ C. With a multiplier
+β for an expert's mass and s²/2 for its slots, tokens no longer see each other: token t takes expert r when
+z = U − β − α exceeds s, at most one expert is taken in part (z = s), and its price α makes the row sum to 1.
+
+At the optimum many tokens tie at an expert's threshold. λ tells which of them were meant, so ranking by
+λ + TIE_BREAK · (U − α) gives better plans than U − α, and the same ones in float32 and float64.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+TIE_BREAK = 1e-3
+
+
+def simplex_threshold(values: Tensor, mass: Tensor) -> Tensor:
+    """τ (…, 1) such that (values − τ)₊ sums to ``mass``; ``values`` descend along the last axis."""
+    count = torch.arange(1, values.shape[-1] + 1, device=values.device, dtype=values.dtype)
+    return ((values.cumsum(-1) - mass) / count).amax(-1, keepdim=True)
+
+
+def sweeps(utility: Tensor, mass: Tensor, capacity: int, free: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Block-coordinate descent: experts set (β, s) for given prices, tokens set prices for given (β, s), in turn.
+
+    Gives the prices (G, 1, T) and the preference (G, E, T) by which experts choose.
+    """
+    price, picked = free, torch.zeros_like(utility)
+    for _ in range(count):
+        beta, s = _column_step(utility - price, mass, capacity)
+        price, picked = _row_step(utility - beta, s)
+        price = price + free
+    return price, picked + TIE_BREAK * (utility - price)
+
+
+def dual(utility: Tensor, mass: Tensor, capacity: int, free: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Adam with cosine decay on (β, s), two numbers an expert; each step solves all rows exactly.
+
+    Gives the prices (G, 1, T) and the preference (G, E, T) by which experts choose.
+    """
+    real = torch.isfinite(free)
+    numbers = torch.cat(_column_step(utility - free, mass, capacity), dim=-1)  # (G, E, 2): β and s
+    first, second = torch.zeros_like(numbers), torch.zeros_like(numbers)
+    floor = torch.tensor([-torch.inf, 1e-4], device=utility.device, dtype=utility.dtype)
+    for step in range(1, steps + 1):
+        numbers = numbers.maximum(floor)
+        beta, s = numbers.split(1, dim=-1)
+        price, picked = _row_step(utility - beta, s)
+        picked = picked * real
+        taken = (picked * (utility - beta - price)).sum(-1, keepdim=True)
+        slack = capacity - picked.sum(-1, keepdim=True)
+        gradient = torch.cat([mass - taken, s * slack], dim=-1) / mass
+        first = 0.8 * first + 0.2 * gradient
+        second = 0.95 * second + 0.05 * gradient.square()
+        lr = 0.015 * (1 + math.cos(math.pi * (step - 1) / steps))
+        numbers = numbers - lr * (first / (1 - 0.8**step)) / ((second / (1 - 0.95**step)).sqrt() + 1e-8)
+    beta, s = numbers.maximum(floor).split(1, dim=-1)
+    price, picked = _row_step(utility - beta, s)
+    price = price + free
+    return price, picked + TIE_BREAK * (utility - price)
+
+
+def _column_step(offers: Tensor, mass: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+    """The best β and s (G, E, 1) for given prices: the simplex threshold, and how far the C-th offer is above it."""
+    values = offers.topk(min(capacity, offers.shape[-1]), dim=-1).values
+    beta = simplex_threshold(values, mass)
+    if capacity > offers.shape[-1]:
+        return beta, torch.zeros_like(beta)  # more slots than tokens: slots cost nothing
+    return beta, (values[..., -1:] - beta).clamp_min(0)
+
+
+def _row_step(offers: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """The price α (G, 1, T) that makes each token's row sum to 1, and λ (G, E, T), given U − β and s.
+
+    A token takes experts in the order of q = U − β − s. With m of them in full the price would be a_m; m is right as
+    soon as a_m keeps the next one out. If a_m would keep the m-th out as well, that one is taken in part.
+    """
+    experts = offers.shape[-2]
+    q, order = (offers - s).sort(dim=-2, descending=True, stable=True)
+    total = offers.gather(-2, order).cumsum(-2)
+    count = torch.arange(1, experts + 1, device=offers.device, dtype=offers.dtype).unsqueeze(-1)  # (E, 1)
+    full_price = (total - 1) / count
+    following = torch.cat([q[..., 1:, :], torch.full_like(q[..., :1, :], -torch.inf)], dim=-2)
+    m = (full_price >= following).int().argmax(-2, keepdim=True)  # the first that holds, zero-based
+    price = full_price.gather(-2, m).minimum(q.gather(-2, m))
+    surplus = total.gather(-2, m) - (m + 1) * price - 1
+    z = (offers.gather(-2, order.gather(-2, m)) - price).clamp_min(torch.finfo(offers.dtype).tiny)
+    part = (1 - surplus / z).clamp(0, 1)
+    place = torch.arange(experts, device=offers.device).unsqueeze(-1)
+    picked = torch.where(place < m, 1.0, torch.where(place == m, part, 0.0))
+    return price, torch.zeros_like(offers).scatter(-2, order, picked)

@@ -1,0 +1,176 @@
+"""The routers of sections 2.1-2.5 as one module over affinity × choice × combine, and all six by name.
+
+    affinity   softmax | sinkhorn | sparse     who likes whom (eq. 6, 8, 9)
+    choice     token | expert                  who picks (Algorithm 1, 2)
+    combine    softmax | plan                  what weighs the outputs (section 3.4, Figure 3)
+
+G groups, T tokens, E experts, C slots, D width, K choices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moe_bench.routing.affinity import sinkhorn, softmax
+from moe_bench.routing.capacity import Capacity
+from moe_bench.routing.choice import PRIORITIES, expert_choice, token_choice
+from moe_bench.routing.dispatch import Routing
+from moe_bench.routing.init import lecun_normal_
+from moe_bench.routing.losses import importance_loss, load_loss
+from moe_bench.routing.numerics import no_autocast, wide
+from moe_bench.routing.soft_moe import SoftRouter
+from moe_bench.routing.transport import SOLVERS, sparse
+
+AFFINITIES = ("softmax", "sinkhorn", "sparse")
+CHOICES = ("token", "expert")
+COMBINES = ("softmax", "plan")
+
+# Noise: eq. 6 adds it for softmax; eq. 8 and 9 have none. The authors' Sinkhorn code inherits noise 1.0 from its
+# softmax parent, so that is one option away (noise=1.0); their sparse code never adds any.
+PRESETS: dict[str, dict[str, Any]] = {
+    "softmax_tc": {"affinity": "softmax", "choice": "token", "noise": 1.0, "importance": 0.005, "load": 0.005},
+    "sinkhorn_tc": {"affinity": "sinkhorn", "choice": "token", "noise": 0.0},
+    "softmax_ec": {"affinity": "softmax", "choice": "expert", "noise": 1.0},
+    "sinkhorn_ec": {"affinity": "sinkhorn", "choice": "expert", "noise": 0.0},
+    "sparse_ec": {"affinity": "sparse", "choice": "expert", "noise": 0.0},
+    "soft": {"normalize": True, "scale": 1.0, "noise": 0.0},
+}
+
+
+class SparseRouter(nn.Module):
+    """Any of the five routers that send whole tokens to experts: D has ones and zeros.
+
+    ``k`` None: the capacity factor rounded up. ``noise`` None: 1.0 for softmax, else 0; in training the logits get
+    N(0, noise / experts), a standard deviation. ``importance`` and ``load`` weigh the losses of Appendix A.
+    ``iterations`` None: 20, or what the sparse solver needs. ``solver`` and ``solver_lr`` are of the sparse affinity.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        experts: int,
+        *,
+        affinity: str,
+        choice: str,
+        combine: str = "softmax",
+        k: int | None = None,
+        capacity: Capacity = Capacity(),  # noqa: B008 (frozen)
+        noise: float | None = None,
+        importance: float = 0.0,
+        load: float = 0.0,
+        iterations: int | None = None,
+        solver: str = "adam",
+        solver_lr: float = 1e-2,
+        priority: str = "order",
+    ) -> None:
+        super().__init__()
+        _one_of("affinity", affinity, AFFINITIES)
+        _one_of("choice", choice, CHOICES)
+        _one_of("combine", combine, COMBINES)
+        _one_of("solver", solver, SOLVERS)
+        _one_of("priority", priority, PRIORITIES)
+        if affinity == "sparse" and noise:
+            raise ValueError(f"the sparse affinity takes no noise (eq. 9 is solved on clean gates), but noise={noise}")
+        self.k = math.ceil(capacity.factor) if k is None else k
+        if choice == "token" and not 1 <= self.k <= experts:
+            raise ValueError(f"a token cannot choose k={self.k} of {experts} experts; use k from 1 to {experts}")
+        self.affinity, self.choice, self.combine, self.capacity = affinity, choice, combine, capacity
+        self.noise = (1.0 if affinity == "softmax" else 0.0) if noise is None else noise
+        self.loss_weights = {"importance": importance, "load": load}
+        self.iterations, self.solver, self.solver_lr, self.priority = iterations, solver, solver_lr, priority
+        self.gate = nn.Linear(dim, experts, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        lecun_normal_(self.gate.weight, fan_in=self.gate.in_features)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Routing:
+        """Routes the groups of tokens ``x`` (G, T, D); ``mask`` (G, T) is False for padding."""
+        _, tokens, _ = x.shape
+        slots = self.capacity.slots(tokens, self.gate.out_features)
+        x = wide(x)
+        with no_autocast(x):
+            clean = F.linear(x, self.gate.weight.to(x.dtype))  # (G, T, E)
+            noisy = clean + self._noise_std() * torch.randn_like(clean) if self._noise_std() else clean
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self._plan_weighs()):
+                affinity = self._affinity(clean, noisy, slots, mask)
+            weights = affinity if self._plan_weighs() else softmax(self._weighing_logits(clean, noisy))
+            if self.choice == "token":
+                routing = token_choice(affinity, weights, self.k, slots, self.priority, mask)
+            else:
+                routing = expert_choice(affinity, weights, slots, mask)
+            losses = self._losses(clean, noisy, mask)
+        aux_loss = sum((self.loss_weights[name] * loss for name, loss in losses.items()), start=torch.zeros(()))
+        return dataclasses.replace(routing, losses=losses, aux_loss=aux_loss if losses else None)
+
+    def _affinity(self, clean: Tensor, noisy: Tensor, slots: int, mask: Tensor | None) -> Tensor:
+        if self.affinity == "softmax":
+            return softmax(noisy)
+        if self.affinity == "sinkhorn":
+            return sinkhorn(noisy, self.iterations or 20, mask)
+        return sparse(softmax(clean), slots, self.solver, self.iterations, self.solver_lr, mask)
+
+    def _plan_weighs(self) -> bool:
+        """Whether outputs are weighted by the affinity itself, so that gradients run through it."""
+        return self.combine == "plan" or self.affinity == "softmax"
+
+    def _weighing_logits(self, clean: Tensor, noisy: Tensor) -> Tensor:
+        """Which logits make the combine weights beside a plan: noisy for Sinkhorn Expert Choice, else clean.
+
+        Sinkhorn Token Choice was surely meant to be the same, but the authors' results were made so.
+        """
+        return noisy if self.affinity == "sinkhorn" and self.choice == "expert" else clean
+
+    def _noise_std(self) -> float:
+        return self.noise / self.gate.out_features if self.training else 0.0
+
+    def _losses(self, clean: Tensor, noisy: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """The losses that have a weight; the load loss exists only where there is noise."""
+        losses = {}
+        if self.loss_weights["importance"]:
+            losses["importance"] = importance_loss(clean, mask)
+        if self.loss_weights["load"] and self._noise_std():
+            losses["load"] = load_loss(clean, noisy, self.k, self._noise_std(), mask)
+        return losses
+
+    def extra_repr(self) -> str:
+        words = [self.affinity, self.choice, f"combine={self.combine}", f"capacity={self.capacity.factor:g}"]
+        words += [f"k={self.k}"] * (self.choice == "token") + [f"solver={self.solver}"] * (self.affinity == "sparse")
+        return ", ".join([*words, f"noise={self.noise:g}"])
+
+
+def make_router(
+    name: str,
+    dim: int,
+    experts: int,
+    *,
+    capacity: Capacity = Capacity(),  # noqa: B008 (frozen)
+    tokens: int | None = None,
+    **overrides: Any,
+) -> SparseRouter | SoftRouter:
+    """One of the six routers of the paper, by a name in ``PRESETS``; ``overrides`` change its options.
+
+    ``tokens`` of one image are needed for "soft" only, whose parameters depend on them.
+    """
+    if name not in PRESETS:
+        guess = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {guess[0]!r}? " if guess else ""
+        raise ValueError(f"no router {name!r}; {hint}there are {', '.join(PRESETS)}")
+    options = PRESETS[name] | overrides
+    if name != "soft":
+        return SparseRouter(dim, experts, capacity=capacity, **options)
+    if tokens is None:
+        raise ValueError("the soft router has parameters for every slot: say tokens=<tokens of one image>")
+    return SoftRouter(dim, experts, tokens=tokens, capacity=capacity, **options)
+
+
+def _one_of(option: str, value: str, words: tuple[str, ...]) -> None:
+    if value not in words:
+        raise ValueError(f"{option} must be one of {', '.join(words)}, not {value!r}")
