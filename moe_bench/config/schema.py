@@ -153,7 +153,7 @@ class RecipeConfig:
     head_decay: float | None = None  # weight decay of the head's kernel; None: weight_decay
     clip: float | None = 1.0  # global gradient norm; None: no clipping
     schedule: str = "cosine"  # one of SCHEDULES
-    warmup: int = 50  # steps
+    warmup: int | None = None  # steps; None: a twelfth of them, at most 10,000 (``config.load`` fills it in)
     end_lr: float = 1e-5  # linear and cosine
     timescale: int = 10_000  # rsqrt: steps
     cooldown: int = 0  # rsqrt: last steps, linear to 0
@@ -213,6 +213,29 @@ class Config:
     runs_dir: str = "runs"
     force: bool = False
 
+
+WORDS: dict[str, tuple[str, ...]] = {
+    "router.affinity": AFFINITIES,
+    "router.choice": CHOICES,
+    "router.combine": COMBINES,
+    "router.solver": SOLVERS,
+    "router.priority": PRIORITIES,
+    "model.head": HEADS,
+    "capacity.rounding": ROUNDINGS,
+    "data.labels": LABELS,
+    "probe.policy": L2_POLICIES,
+    "recipe.loss": LOSSES,
+    "recipe.optimizer": OPTIMIZERS,
+    "recipe.decay": DECAYS,
+    "recipe.schedule": SCHEDULES,
+    "recipe.precision": PRECISIONS,
+    "runtime.accelerator": ACCELERATORS,
+    "runtime.strategy": STRATEGIES,
+    "runtime.resume": RESUMES,
+    "logger.name": LOGGERS,
+    "logger.mode": LOGGER_MODES,
+}
+"""Which settings take one of a few words, and which words."""
 
 ROUTER_KINDS: dict[str, type[RouterConfig]] = {
     "dense": DenseRouterConfig,

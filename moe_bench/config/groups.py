@@ -1,0 +1,54 @@
+"""The folders of YAML, read without Hydra: which groups there are, which options each has, and what an option is for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import moe_bench
+from moe_bench.errors import ConfigError
+
+Groups = dict[str, dict[str, Path]]
+"""Group name → option name → its file, as ``{"router": {"soft": .../router/soft.yaml}}``."""
+
+CONF_VARIABLE = "MOE_BENCH_CONF"
+"""Environment variable that names a folder of a user's own YAML."""
+
+
+def conf_dir() -> Path:
+    """The folder of our own YAML: inside the package when installed from a wheel, else at the top of the checkout."""
+    package = Path(moe_bench.__file__).resolve().parent
+    packaged = package / "conf"
+    return packaged if packaged.is_dir() else package.parent / "conf"
+
+
+def user_dirs(config_dir: str | None = None) -> list[Path]:
+    """A user's own folders of YAML: ``--config-dir`` and ``$MOE_BENCH_CONF``.
+
+    Raises:
+        ConfigError: if one that was named is not there.
+    """
+    named = {"--config-dir": config_dir, f"${CONF_VARIABLE}": os.environ.get(CONF_VARIABLE)}
+    for source, folder in named.items():
+        if folder and not Path(folder).is_dir():
+            raise ConfigError(f"no such folder: {source} names {folder!r}, looked for at {Path(folder).absolute()}")
+    return [Path(folder).absolute() for folder in named.values() if folder]
+
+
+def find_groups(config_dir: str | None = None) -> Groups:
+    """Every option of every group, a user's own included; an option of ours wins over one of the same name, as in Hydra."""
+    groups: Groups = {}
+    for folder in [conf_dir(), *user_dirs(config_dir)]:
+        for file in sorted(folder.rglob("*.yaml")):
+            group = file.parent.relative_to(folder).as_posix()
+            if group != ".":
+                groups.setdefault(group, {}).setdefault(file.stem, file)
+    return groups
+
+
+def description(file: Path) -> str:
+    """What an option is for: the first comment of its file."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and "@package" not in line:
+            return line.lstrip("# ").rstrip()
+    return ""

@@ -1,0 +1,134 @@
+"""Overrides (``key=value``), each checked by itself before anything is composed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from moe_bench.config.argv import VALUE_OF_GROUP
+from moe_bench.config.groups import Groups
+from moe_bench.config.plugins import router_entry_points
+from moe_bench.config.problems import Problem, did_you_mean
+
+CODE_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+"""Keys by which Hydra's ``instantiate`` calls what a configuration names. Nothing here may: they are refused."""
+
+REQUIRED = ("router", "model", "capacity", "data", "probe", "recipe", "runtime", "logger")
+"""Groups of which a run has exactly one option."""
+
+INSTEAD_OF_NOTHING = {"router": "router=dense", "probe": "probe=none", "logger": "logger=none"}
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What was typed and can be composed, in order."""
+
+    parsed: tuple[Override, ...]
+    spoiled: frozenset[str]  # groups and settings whose line was wrong: they cannot be judged further
+
+    def typed(self) -> list[str]:
+        """The lines as typed."""
+        return [str(o.input_line) for o in self.parsed]
+
+    def keys(self) -> frozenset[str]:
+        """The dotted names of the settings that were typed."""
+        return frozenset(o.key_or_group for o in self.parsed)
+
+
+def read(lines: Sequence[str], groups: Groups, problems: list[Problem]) -> Overrides:
+    """Parse each line and keep those that can be composed; what is wrong with the others goes to ``problems``."""
+    parsed: list[Override] = []
+    spoiled: set[str] = set()
+    for line in lines:
+        found = list(_problems_of_text(line))
+        override = None if found else _parse(line, found)
+        if override is not None:
+            found += _problems_of_group(override, groups)
+        if override is not None and not found:
+            parsed.append(_entry_point(override, groups))
+        else:
+            spoiled.add(line.partition("=")[0].lstrip("+~"))
+        problems += found
+    return Overrides(tuple(parsed), frozenset(spoiled))
+
+
+def compose_lines(overrides: Sequence[Override], groups: Groups) -> list[str]:
+    """The lines for Hydra. A setting is forced in (``++``): whether it exists is for the schema to say, not the YAML."""
+    return [str(o.input_line) if _is_grammar(o, groups) else f"++{str(o.input_line).lstrip('+')}" for o in overrides]
+
+
+def _is_grammar(override: Override, groups: Groups) -> bool:
+    return override.key_or_group in groups or override.is_hydra_override() or override.is_delete()
+
+
+def _problems_of_text(line: str) -> Iterator[Problem]:
+    key, _, value = line.partition("=")
+    code = [word for word in CODE_KEYS if word in key.split(".") or f"{word}:" in value.replace(" ", "")]
+    if code:
+        yield Problem(line, f"{code[0]} names code to call, and configurations here call none", security=True)
+    if calls_resolver(value):
+        what = "a value that is looked up elsewhere (${...:...}) would be written into run.json, secrets too"
+        yield Problem(line, what, "type the value itself", security=True)
+
+
+def calls_resolver(value: str) -> bool:
+    """Does the text call a resolver, as ``${oc.env:HOME}``, rather than point at another setting, as ``${data.path}``?"""
+    depth = 0
+    for i, character in enumerate(value):
+        if value.startswith("${", i):
+            depth += 1
+        elif character == "}" and depth:
+            depth -= 1
+        elif character == ":" and depth:
+            return True
+    return False
+
+
+def _parse(line: str, found: list[Problem]) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(line)
+    except HydraException:
+        if "=" in line:
+            key, _, value = line.partition("=")
+            what, remedy = "the value cannot be read", f"quote it: '{key}=\"{value}\"'"
+        else:
+            what, remedy = "this is neither key=value nor an option", f"{line}=VALUE"
+        found.append(Problem(line, what, remedy))
+        return None
+
+
+def _problems_of_group(override: Override, groups: Groups) -> Iterator[Problem]:
+    group, line = override.key_or_group, str(override.input_line)
+    if group not in groups or override.is_sweep_override():
+        return
+    value = override.value()
+    if group in REQUIRED and (override.is_delete() or value is None):
+        yield Problem(line, f"a run needs a {group}", INSTEAD_OF_NOTHING.get(group, f"leave it out, or {group}=NAME"))
+        return
+    options = [] if value is None else value if isinstance(value, list) else [value]
+    for option in options:
+        if not isinstance(option, str) or (option not in groups[group] and not _is_plugin(group, option)):
+            yield _unknown_option(line, group, str(option), groups)
+
+
+def _unknown_option(line: str, group: str, option: str, groups: Groups) -> Problem:
+    close = did_you_mean(option, groups[group])
+    remedy = f"{group}={close}" if close else ""
+    if group in VALUE_OF_GROUP:
+        remedy = remedy or f"any number will do: {group}=1.5"
+    return Problem(line, f"{group} has no option {option!r}; it has {', '.join(groups[group])}", remedy)
+
+
+def _is_plugin(group: str, option: str) -> bool:
+    return group == "router" and option in router_entry_points()
+
+
+def _entry_point(override: Override, groups: Groups) -> Override:
+    """``router=mine``, where ``mine`` is an installed router without YAML, only sets the name."""
+    if override.key_or_group == "router" and isinstance(name := override.value(), str) and name not in groups["router"]:
+        return OverridesParser.create().parse_override(f"router.name={name}")
+    return override

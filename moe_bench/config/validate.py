@@ -1,0 +1,93 @@
+"""From overrides to a checked configuration, with all problems told at once.
+
+Hydra's ConfigStore would check types too, but stops at the first mistake and accepts ``+router.typo=3``. So Hydra only
+composes here, and ``convert`` and ``checks`` read the result as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from moe_bench.config.argv import normalise
+from moe_bench.config.checks import check
+from moe_bench.config.convert import Conversion, to_config
+from moe_bench.config.groups import Groups, find_groups
+from moe_bench.config.problems import Problem, raise_if_any
+from moe_bench.config.schema import Config
+
+LONGEST_WARMUP = 10_000
+"""Steps of warm-up in all of the reference's recipes: what ``warmup=null`` never exceeds."""
+
+
+def load(overrides: Sequence[str] = (), config_dir: str | None = None) -> Config:
+    """The configuration of one run, as the command line would make it.
+
+    Args:
+        overrides: as typed, ``["router=soft", "capacity=1.5"]``.
+        config_dir: a folder of a user's own YAML.
+
+    Raises:
+        ConfigError: listing all problems.
+        SecurityError: the same, if an override asks for code or secrets.
+    """
+    groups, problems = find_groups(config_dir), list[Problem]()
+    config = read_config(normalise(overrides, groups), groups, config_dir, problems)
+    raise_if_any(problems)
+    assert config is not None, "without a configuration there is a problem"
+    return config
+
+
+def read_config(lines: Sequence[str], groups: Groups, config_dir: str | None, problems: list[Problem]) -> Config | None:
+    """Parse, compose, convert and check; what is wrong goes to ``problems``."""
+    from moe_bench.config.compose import compose_tree  # Hydra: only when something is composed
+    from moe_bench.config.overrides import compose_lines, read
+
+    overrides = read(lines, groups, problems)
+    for sweep in (o for o in overrides.parsed if o.is_sweep_override()):
+        what = "several values are several runs"
+        problems.append(Problem(str(sweep.input_line), what, f"add -m, or choose one: {_first_value(sweep)}"))
+    singles = [o for o in overrides.parsed if not o.is_sweep_override()]
+    composition = compose_tree(compose_lines(singles, groups), config_dir, problems)
+    if composition is None:
+        return None
+    return judge(composition.tree, overrides.keys(), overrides.spoiled, problems)
+
+
+def judge(tree: Mapping[str, Any], typed: frozenset[str], spoiled: frozenset[str], problems: list[Problem]) -> Config:
+    """Convert and check a composed tree. Of groups whose option was wrong nothing is said."""
+    conversion = Conversion(typed=typed)
+    config = derive(to_config(tree, conversion))
+    problems += [p for p in conversion.problems if p.place.split(".")[0] not in spoiled]
+    problems += check(config, conversion.wrong | spoiled)
+    return config
+
+
+def derive(config: Config) -> Config:
+    """Fill in what follows from other settings and must be one number for everyone: the warm-up."""
+    if config.recipe.warmup is not None:
+        return config
+    warmup = min(config.recipe.steps // 12, LONGEST_WARMUP)
+    return replace(config, recipe=replace(config.recipe, warmup=warmup))
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as plain containers, for run.json."""
+    return asdict(config)
+
+
+def from_dict(tree: Mapping[str, Any]) -> Config:
+    """The configuration that ``to_dict`` wrote. Keys that a later version added have their default.
+
+    Raises:
+        ConfigError: for keys, types or words that this version does not know.
+    """
+    conversion = Conversion()
+    config = to_config(tree, conversion)
+    raise_if_any(conversion.problems)
+    return derive(config)
+
+
+def _first_value(sweep: Any) -> str:
+    return f"{sweep.key_or_group}={next(iter(sweep.sweep_string_iterator()))}" if sweep.is_discrete_sweep() else ""
