@@ -1,0 +1,127 @@
+"""What a model costs, by arithmetic alone: parameters, FLOPs and memory. No torch, so that asking is instant.
+
+Letters: D width, H hidden, N tokens of an image, T tokens of a group, E experts, C slots, K choices of a token.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from moe_bench.config.schema import CapacityConfig, ModelConfig, RouterConfig, SoftRouterConfig, SparseRouterConfig
+from moe_bench.model.memory import activation_bytes, state_bytes
+from moe_bench.model.sizes import Sizes, sizes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The price of one model. The routing numbers are 0 for a dense model."""
+
+    params_total: int
+    params_active: int
+    """Parameters that one token meets on average: all but the experts, and of these the share that works on it."""
+    flops_per_image: float
+    """Forward pass; a multiplication and an addition are 2."""
+    tokens_per_group: int
+    slots_per_expert: int
+    expert_params: int
+    """Of all experts in all layers."""
+    activation_bytes_per_image: int
+    """What a float32 training step keeps of one image from the forward to the backward pass."""
+    state_bytes: int
+    """Weights, gradients and AdamW moments in float32."""
+
+
+def cost(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig, num_classes: int) -> Cost:
+    """The price of ``from_config(model, router, capacity, num_classes)``, without building it.
+
+    A router of the user's own (``router.impl``) is priced as a gate of (D, E) whose experts fill all C slots.
+
+    Raises:
+        ValueError: as ``sizes``.
+    """
+    size = sizes(model, router, capacity)
+    experts = size.moe_layers * model.experts * mlp_params(model)
+    others = _shared_params(model, size, num_classes) + size.moe_layers * _router_params(model, router, size)
+    used = _experts_per_token(model, router, capacity, size)
+    active = size.moe_layers * used * mlp_params(model)
+    return Cost(
+        params_total=others + experts,
+        params_active=others + round(active),
+        flops_per_image=_shared_flops(model, size, num_classes) + _routed_flops(model, router, size),
+        tokens_per_group=size.group_tokens,
+        slots_per_expert=size.slots,
+        expert_params=experts,
+        activation_bytes_per_image=activation_bytes(model, router, size),
+        state_bytes=state_bytes(others + experts),
+    )
+
+
+def mlp_params(model: ModelConfig) -> int:
+    """Of one MLP, which is as large as one expert."""
+    return 2 * model.width * model.mlp + model.mlp + model.width
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def _shared_params(model: ModelConfig, size: Sizes, num_classes: int) -> int:
+    """Everything outside MoE layers."""
+    width, norm = model.width, 2 * model.width
+    embedding = _linear(3 * model.patch**2, width) + size.tokens * width + width * (model.head == "token")
+    attention = _linear(width, 3 * width) + _linear(width, width) + 2 * (width // model.heads) * model.qk_norm
+    mlps = (model.depth - size.moe_layers) * mlp_params(model)
+    pool = 0
+    if model.head == "map":
+        pool = width + 2 * _linear(width, width) + _linear(width, 2 * width) + norm + mlp_params(model)
+    return embedding + model.depth * (attention + 2 * norm) + mlps + norm + pool + _linear(width, num_classes)
+
+
+def _router_params(model: ModelConfig, router: RouterConfig, size: Sizes) -> int:
+    """Of one layer: a gate, or one vector for each slot and their scale."""
+    if isinstance(router, SoftRouterConfig):
+        return model.width * model.experts * size.slots + router.normalize
+    return model.width * model.experts
+
+
+def _experts_per_token(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig, size: Sizes) -> float:
+    """Slots over tokens, C · E / T; under token choice no more than the K experts a token asks for."""
+    if not size.moe_layers:
+        return 0.0
+    slots = size.slots * model.experts / size.group_tokens
+    if isinstance(router, SparseRouterConfig) and router.choice == "token":
+        return min(slots, math.ceil(capacity.factor) if router.k is None else router.k)
+    return slots
+
+
+def _shared_flops(model: ModelConfig, size: Sizes, num_classes: int) -> int:
+    """Of one image outside MoE layers: matrix products and convolution, as torch's FLOP counter counts them."""
+    width, tokens = model.width, size.tokens
+    patches = (model.image_size // model.patch) ** 2
+    embedding = 2 * patches * 3 * model.patch**2 * width
+    attention = 8 * tokens * width**2 + 4 * tokens**2 * width  # q, k, v, output; q·k and weights·v
+    mlp = 4 * width * model.mlp
+    pool = 0
+    if model.head == "map":
+        pool = 4 * width**2 + 4 * tokens * width**2 + 4 * tokens * width + mlp  # q, output; k, v; attention; MLP
+    return (
+        embedding
+        + model.depth * attention
+        + (model.depth - size.moe_layers) * tokens * mlp
+        + pool
+        + 2 * width * num_classes
+    )
+
+
+def _routed_flops(model: ModelConfig, router: RouterConfig, size: Sizes) -> float:
+    """Of one image in all MoE layers: a group's products over its images."""
+    if not size.moe_layers:
+        return 0
+    rows = model.experts * size.slots
+    group = rows * 4 * model.width * model.mlp
+    if isinstance(router, SoftRouterConfig):
+        group += 3 * 2 * size.group_tokens * rows * model.width  # logits, dispatch, combine
+    else:
+        group += 2 * size.group_tokens * model.width * model.experts  # gate
+    return size.moe_layers * group / size.group_images
