@@ -42,7 +42,7 @@ def snapshot() -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether tracked files differ from it; None where ``folder`` is not tracked by git (an installed wheel)."""
+    """Commit, and whether tracked files differ from it; None where git does not track ``folder`` (a wheel)."""
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None or not _git(folder, "ls-files", "--", "."):
         return None

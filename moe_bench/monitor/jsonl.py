@@ -1,8 +1,8 @@
 """metrics.jsonl: the record that everything else is built from.
 
-One object a line: ``step`` (optimiser steps done), ``samples_seen`` (training pictures, all devices), ``time`` (seconds since
-1970), then the figures by name. nan and infinities are written as null under their name: JSON has no word for them, and
-a name that is there with null says that the figure was measured and was not a number. Each line is appended whole and
+One object a line: ``step`` (optimiser steps done), ``samples_seen`` (training pictures, all devices), ``time`` (seconds
+since 1970), then the figures by name. nan and infinities are written as null under their name: JSON has no word for
+them, and a name with null says that the figure was measured and was not a number. Each line is appended whole and
 flushed at once; only rank 0 writes.
 """
 

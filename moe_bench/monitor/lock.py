@@ -23,7 +23,7 @@ def now() -> str:
 
 
 def age_s(stamp: Any) -> float | None:
-    """Seconds since ``stamp`` (as ``now`` writes it); None if it is no time. Never negative, whatever the clocks say."""
+    """Seconds since ``stamp`` (as ``now`` writes it), never negative; None if it is no time."""
     try:
         then = datetime.fromisoformat(stamp)
     except (TypeError, ValueError):

@@ -21,11 +21,7 @@ from moe_bench.monitor.heartbeat import Eta
 from moe_bench.monitor.throughput import Throughput
 from moe_bench.monitor.units import duration, percent, rate
 
-ROUTING_FIGURES = {
-    "routing/dropped": "dropped",
-    "routing/uncovered": "uncovered",
-    "routing/dispatch_entropy": "entropy",
-}
+ROUTING_FIGURES = {"routing/dropped": "dropped", "routing/uncovered": "uncovered"}
 """The one routing figure shown: the first of these that the router reports."""
 
 BAR_EVERY_S = 0.5

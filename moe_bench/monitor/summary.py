@@ -1,4 +1,4 @@
-"""What is printed after a run: the result, each probe beside what raw pixels reach, the price, and what to type next."""
+"""What is printed after a run: the result, each probe beside what raw pixels reach, the price, what to type next."""
 
 from __future__ import annotations
 

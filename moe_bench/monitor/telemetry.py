@@ -19,7 +19,7 @@ LAYERS = "layers.jsonl"
 
 
 class RoutingTelemetry(Callback):
-    """Logs ``routing/<stat>`` every ``log_every`` steps; appends one row a layer to ``folder`` after each validation."""
+    """Logs ``routing/<stat>`` every ``log_every`` steps; after each validation appends a row a layer to ``folder``."""
 
     def __init__(self, folder: Path, log_every: int, batch: int) -> None:
         self._path = folder / LAYERS
@@ -60,12 +60,7 @@ def layer_stats(routing: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def over_layers(stats: dict[str, dict[str, float]]) -> dict[str, float]:
-    """One figure a stat: the largest of what ends in ``_max``, the smallest of ``_min``, else the mean over layers."""
+    """The mean of each stat over the layers that report it."""
     names = {name: None for values in stats.values() for name in values}
-    return {name: _reduce(name, [values[name] for values in stats.values() if name in values]) for name in names}
-
-
-def _reduce(name: str, values: list[float]) -> float:
-    if name.endswith("_max"):
-        return max(values)
-    return min(values) if name.endswith("_min") else sum(values) / len(values)
+    having = {name: [values[name] for values in stats.values() if name in values] for name in names}
+    return {name: sum(values) / len(values) for name, values in having.items()}

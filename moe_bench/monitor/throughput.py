@@ -28,7 +28,7 @@ DAY_S = 86400.0
 
 
 class StepClock(Profiler):
-    """Adds up the seconds of fetching and of computing in training. ``inner`` is a profiler to pass everything on to."""
+    """Adds up the seconds of fetching and of computing in training; passes everything on to the profiler ``inner``."""
 
     def __init__(self, inner: Profiler | None = None) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Throughput(Callback):
             "memory/peak_gb": peak_gb(),
         }
         if step % self._log_every == 0:
-            pl_module.log_dict(figures, on_step=True, on_epoch=False)
+            pl_module.log_dict(figures, on_step=True, on_epoch=False, logger=False)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.clock.training = False
