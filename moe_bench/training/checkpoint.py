@@ -38,8 +38,8 @@ class FolderCheckpointIO(CheckpointIO):
 class Checkpointer(Callback):
     """Saves every ``every`` steps (0: not) and after the last one, and keeps the newest ``keep``.
 
-    ``about`` goes into each manifest: plain JSON that says which run this is. Place it after callbacks that write metrics, so
-    that no row of a saved step is missing, and before ``StopAtBoundary``.
+    ``about`` goes into each manifest: plain JSON that says which run this is. Place it after callbacks that write
+    metrics, so that no row of a saved step is missing, and before ``StopAtBoundary``.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ def write_state(state: Mapping[str, Any], path: Path) -> tuple[int, str]:
     with path.open("wb") as file:
         hashed = HashedFile(file)
         try:
-            torch.save(dict(state), hashed)
+            torch.save(dict(state), hashed)  # type: ignore[arg-type]  # write and flush are all it needs
         except Exception as error:
             raise (hashed.error or error) from None
         file.flush()

@@ -14,7 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-KERNELS = ("weight", "w1", "w2")  # names of dense, convolution and stacked expert kernels; norms and biases have one axis
+KERNELS = (
+    "weight",
+    "w1",
+    "w2",
+)  # names of dense, convolution and stacked expert kernels; norms and biases have one axis
 HEAD_KERNEL = "head.weight"
 
 
@@ -64,8 +68,9 @@ def parameter_groups(
     """The trainable parameters in at most three groups with their ``weight_decay``.
 
     ``decay="kernels"`` decays matrices that multiply features: dense, convolution, gate and stacked expert kernels. Not
-    biases, norms, positions, class token, pooling query, or the slots and scale of Soft MoE. ``decay="all"`` decays all.
-    The head's kernel gets ``head_decay`` where that is set: the published Soft MoE recipe decays it 100 times the rest.
+    biases, norms, positions, class token, pooling query, or the slots and scale of Soft MoE. ``decay="all"`` decays
+    all. The head's kernel gets ``head_decay`` where that is set: the published Soft MoE recipe decays it 100 times
+    the rest.
 
     Raises:
         ValueError: ``decay`` is neither word.

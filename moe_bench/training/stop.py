@@ -1,8 +1,8 @@
 """Stopping on Ctrl-C or SIGTERM: the signal sets a flag, the work stops at its next safe point, the exit code tells.
 
 A handler only sets the flag: writing a checkpoint inside one could interrupt a step or a save. Safe points are step
-boundaries, where a checkpoint is written first, and batches of an evaluation, which changes nothing. A second signal ends
-the process at once; the checkpoint before stays whole, because saving is by rename.
+boundaries, where a checkpoint is written first, and batches of an evaluation, which changes nothing. A second signal
+ends the process at once; the checkpoint before stays whole, because saving is by rename.
 """
 
 from __future__ import annotations

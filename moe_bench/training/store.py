@@ -4,9 +4,9 @@
     checkpoints/step-00001200/manifest.json   step, samples seen, size and sha256 of state.ckpt, what the run is
     checkpoints/last                          the name of the newest one, for people and scripts
 
-A checkpoint is first a hidden folder beside its place. Its files are synced, the folder is renamed, the parent synced, and
-then the pointer is replaced: at any moment a crash leaves the earlier checkpoints and at most one hidden leftover.
-Which one is newest is read from the manifests, never from file times. No Lightning here.
+A checkpoint is first a hidden folder beside its place. Its files are synced, the folder is renamed, the parent
+synced, and then the pointer is replaced: at any moment a crash leaves the earlier checkpoints and at most one hidden
+leftover. Which one is newest is read from the manifests, never from file times. No Lightning here.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def step_folder(checkpoints: Path, step: int) -> Path:
 def write(state: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any]) -> None:
     """Save ``state`` as ``folder``, streaming: no second copy in memory, and hashed on the way.
 
-    ``manifest`` (at least ``step``) is completed with size and hash. A whole checkpoint that is there already stays, since
-    the same step of the same run is the same state; a damaged one is replaced.
+    ``manifest`` (at least ``step``) is completed with size and hash. A whole checkpoint that is there already stays,
+    since the same step of the same run is the same state; a damaged one is replaced.
 
     Raises:
         CheckpointError: the file system refuses; what was there before is untouched.
@@ -81,7 +81,8 @@ def write(state: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any]) -
 def latest(checkpoints: Path) -> Saved | None:
     """The newest whole checkpoint, by the step in its manifest; None where there never was one.
 
-    Each candidate's size and hash are checked, newest first; a damaged one is passed over with a warning that names both.
+    Each candidate's size and hash are checked, newest first; a damaged one is passed over with a warning that names
+    both.
 
     Raises:
         CheckpointError: there are checkpoints, but all are damaged.

@@ -28,7 +28,7 @@ def standardised(x: np.ndarray, by: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("sub_seed", [0, 1])
-@pytest.mark.parametrize("row, shots", [(0, 1), (1, 5), (2, 10)])
+@pytest.mark.parametrize(("row", "shots"), [(0, 1), (1, 5), (2, 10)])
 @pytest.mark.parametrize("double", [True, False])
 def test_draws_and_accuracies_are_the_references(sub_seed: int, row: int, shots: int, double: bool) -> None:
     support = draw(TRAIN_Y, shots, int(REFERENCE[f"tall.sub{sub_seed}/permute_seed"]))
@@ -40,7 +40,7 @@ def test_draws_and_accuracies_are_the_references(sub_seed: int, row: int, shots:
 
 
 @pytest.mark.parametrize(
-    "l2, name, atol",
+    ("l2", "name", "atol"),
     # Float32 eigenvalues beside the bias's 1.2e6 are right to about 0.1: the reference's small λ are that imprecise.
     [(2.0**-10, "0.000976562", 5e-4), (1.0, "1", 5e-4), (1024.0, "1024", 2e-5), (2.0**19, "524288", 2e-5)],
 )
@@ -53,7 +53,7 @@ def test_weights_are_the_references(l2: float, name: str, atol: float) -> None:
     np.testing.assert_allclose(ridge.mean.numpy(), REFERENCE["tall.all/mean"][0], atol=1e-6)
 
 
-@pytest.mark.parametrize("n, d", [(40, 12), (12, 40), (20, 19)])
+@pytest.mark.parametrize(("n", "d"), [(40, 12), (12, 40), (20, 19)])
 @pytest.mark.parametrize("l2", [1e-3, 1.0, 1024.0])
 def test_weights_are_scikit_learns_with_few_and_with_many_examples(n: int, d: int, l2: float) -> None:
     x, y = problem(n, d, 4)

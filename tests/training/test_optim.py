@@ -48,7 +48,7 @@ def test_a_schedule_may_be_all_warm_up() -> None:
 
 
 def test_warm_up_and_cooldown_longer_than_the_run_are_refused_with_the_numbers() -> None:
-    with pytest.raises(ValueError, match="warmup 60 .* cooldown 50 .* 100 steps"):
+    with pytest.raises(ValueError, match=r"warmup 60 .* cooldown 50 .* 100 steps"):
         Schedule("rsqrt", 1.0, 100, warmup=60, cooldown=50)
     Schedule("cosine", 1.0, 100, warmup=60, cooldown=50)  # a cosine has no cooldown
 

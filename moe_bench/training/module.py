@@ -1,0 +1,147 @@
+"""One training step, for Lightning: forward, loss, the update and what is told about it.
+
+Everything random in a step is drawn from a generator seeded by (seed, step, micro-batch, rank), so that a resumed run
+continues bit for bit without any generator state in its checkpoints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from moe_bench.errors import DivergedError
+from moe_bench.model import VisionTransformer
+from moe_bench.training.objective import correct, losses, mixup, mixup_weight, targets
+from moe_bench.training.optim import Schedule, learning_rate, make_optimizer, parameter_groups
+from moe_bench.training.store import MODEL_PREFIX, check_fits
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Numbers of the optimiser; what they mean is said in ``optim``."""
+
+    schedule: Schedule
+    optimizer: str = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.9
+    weight_decay: float = 0.1
+    decay: str = "kernels"
+    head_decay: float | None = None
+    clip: float | None = 1.0  # global gradient norm
+
+
+class LitViT(LightningModule):
+    """Trains ``model``. Logs each step: train/loss, train/aux_loss, train/prec1, lr, grad_norm.
+
+    ``loss`` is "softmax" or "sigmoid"; ``mixup_alpha`` 0 is off; ``name`` says which run it is in error messages.
+    """
+
+    def __init__(
+        self,
+        model: VisionTransformer,
+        optimization: Optimization,
+        *,
+        num_classes: int,
+        loss: str = "softmax",
+        mixup_alpha: float = 0.0,
+        seed: int = 0,
+        name: str = "",
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.optimization = optimization
+        self.num_classes = num_classes
+        self.loss = loss
+        self.mixup_alpha = mixup_alpha
+        self.seed = seed
+        self.name = name
+        self.last_routing: dict[str, Any] = {}  # layer → Routing of the last micro-batch, on steps that are logged
+        self._sums: Tensor | None = None  # over the micro-batches of a step: loss, aux_loss, prec1, count
+
+    def configure_optimizers(self) -> Optimizer:
+        o = self.optimization
+        groups = parameter_groups(self.model, o.weight_decay, o.decay, o.head_decay)
+        return make_optimizer(groups, o.optimizer, betas=o.betas, momentum=o.momentum)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        micro = batch_idx % self.trainer.accumulate_grad_batches
+        torch.manual_seed(stream(self.seed, self.trainer.global_step, micro, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one micro-batch. Training batches are full: ``valid`` is all true and not looked at."""
+        images, target = batch["image"], targets(batch["label"], self.num_classes, self.loss)
+        if self.mixup_alpha:
+            micro = batch_idx % self.trainer.accumulate_grad_batches
+            share = mixup_weight(self.mixup_alpha, (self.seed, self.trainer.global_step, micro, self.global_rank))
+            images, target = mixup(images, share), mixup(target, share)
+        output = self.model(images, detail=True)
+        self.last_routing = output.routing if self._logs_this_step() else {}
+        main = losses(output.logits, target, self.loss).mean()
+        right = correct(output.logits, batch["label"]).float().mean()
+        told = torch.stack([main.detach(), output.aux_loss.detach(), right, torch.ones_like(right)])
+        self._sums = told if self._sums is None else self._sums + told
+        return main + output.aux_loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(self.trainer.global_step, self.optimization.schedule)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer | LightningOptimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Measure the gradient, refuse to go on if it or the loss is not finite, clip.
+
+        One read of device values a step; it is what lets a diverging run stop before its weights are spoilt.
+        """
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        assert self._sums is not None
+        means = self.trainer.strategy.reduce(self._sums[:3] / self._sums[3], reduce_op="mean")
+        self._sums = None
+        loss, aux_loss, prec1, grad_norm = torch.cat([means, norm.reshape(1)]).tolist()
+        rate = optimizer.param_groups[0]["lr"]
+        self._refuse_if_diverged(loss + aux_loss, grad_norm, rate)
+        if self.optimization.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.optimization.clip, norm)
+        figures = {"train/loss": loss, "train/aux_loss": aux_loss, "train/prec1": prec1, "lr": rate}
+        # Lightning takes "step" for the number of the row; updates done, this one included.
+        self.log_dict({"step": float(self.trainer.global_step + 1), **figures, "grad_norm": grad_norm})
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises CheckpointError, naming what differs, where Lightning would print every key."""
+        check_fits(self.state_dict(), checkpoint["state_dict"])
+
+    def _logs_this_step(self) -> bool:
+        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+
+    def _refuse_if_diverged(self, loss: float, grad_norm: float, rate: float) -> None:
+        """All ranks see the same reduced numbers and so decide alike, before any of them has changed a weight."""
+        for what, value in (("loss", loss), ("gradient norm", grad_norm)):
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"{what} is {value} at step {self.trainer.global_step} ({self.name}, lr={rate:.3g}, "
+                    f"loss {loss:.4g}, gradient norm {grad_norm:.4g}). The weights were not updated. "
+                    "Try a lower recipe.lr, more recipe.warmup or a lower recipe.clip."
+                )
+
+
+def stream(seed: int, step: int, micro: int, rank: int) -> int:
+    """The seed of one micro-batch's random numbers: unrelated for any two different arguments."""
+    digest = hashlib.sha256(f"{seed}/{step}/{micro}/{rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+assert MODEL_PREFIX == "model."  # the attribute above; the store strips it
