@@ -143,7 +143,7 @@ class RunFolder:
         if summary is None:
             return None
         self._check_science(record)
-        return skip(summary)
+        return skip(self.path.name, summary)
 
     def _decide(
         self, record: dict[str, Any], find_checkpoint: Callable[[Path], Checkpoint | None], resume: str, force: bool

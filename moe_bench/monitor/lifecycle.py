@@ -34,8 +34,8 @@ class Start:
     summary: dict[str, Any] | None = None  # of the finished run that is skipped
 
 
-def skip(summary: dict[str, Any]) -> Start:
-    return Start("skip", "finished already; force=true runs it again", summary=summary)
+def skip(name: str, summary: dict[str, Any]) -> Start:
+    return Start("skip", f"{name} is finished; skipped (force=true runs it again)", summary=summary)
 
 
 def begin(old: dict[str, Any], checkpoint: Checkpoint | None, archived: Path | None) -> Start:

@@ -31,13 +31,17 @@ NARROW = 100  # columns; below it the routing figure gives way
 
 
 class RunProgress(ProgressBar):
-    """Reports on ``console``. ``throughput`` gives the speed; metrics come from what the module and callbacks log."""
+    """Reports on ``console``. ``throughput`` gives the speed; metrics come from what the module and callbacks log.
 
-    def __init__(self, console: Console, throughput: Throughput) -> None:
+    ``validation_batches`` is how long a validation is, 0 if that is not known.
+    """
+
+    def __init__(self, console: Console, throughput: Throughput, validation_batches: int = 0) -> None:
         super().__init__()
         self._view: _Bar | _Lines = _Bar(console) if console.is_terminal else _Lines(console)
         self._console = console
         self._throughput = throughput
+        self._validation_batches = validation_batches
         self._eta = Eta()
         self._enabled = True
         self._validation_from = 0.0
@@ -77,15 +81,15 @@ class RunProgress(ProgressBar):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validation_from = time.monotonic()
-        if self._enabled and not trainer.sanity_checking:
-            self._view.phase_start("validation", int(sum(trainer.num_val_batches)), "batches")
+        if self._enabled:
+            self._view.phase_start("validation", self._validation_batches, "batches")
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if self._enabled and not trainer.sanity_checking:
+        if self._enabled:
             self._view.phase_advance()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._enabled or trainer.sanity_checking:
+        if not self._enabled:
             return
         self._view.phase_end()
         took = duration(time.monotonic() - self._validation_from)
@@ -93,9 +97,6 @@ class RunProgress(ProgressBar):
         self._view.note(
             trainer.global_step, trainer.max_steps, " · ".join([f"validation: {result[0]}", *result[1:], took])
         )
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._view.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._view.stop()

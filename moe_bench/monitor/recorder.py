@@ -1,4 +1,4 @@
-"""One row of metrics.jsonl for a logging step, and one for an evaluation: whatever the module and callbacks logged.
+"""One row of metrics.jsonl for each logging step: whatever the module and the callbacks logged for it.
 
 Lightning would write a row itself, but after the callbacks of the step: a run stopped at that step would have saved its
 checkpoint and lost the row. It would also count steps from zero. So the module logs with ``logger=False`` and the rows
@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-EVALUATION = ("val/", "probe/")
+ELSEWHERE = ("val/", "probe/", "step")  # evaluations write their own rows
 
 
 class Recorder(Callback):
@@ -29,15 +29,7 @@ class Recorder(Callback):
         if step == self._written or (step % self._log_every and step != trainer.max_steps):
             return
         self._written = step
-        write_row(trainer, {k: v for k, v in trainer.callback_metrics.items() if not k.startswith(EVALUATION)})
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            write_row(trainer, {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
-
-
-def write_row(trainer: Trainer, figures: dict[str, Any]) -> None:
-    """Give ``figures`` (numbers or 0-d tensors) to every logger as a row of the current step."""
-    numbers = {name: float(value) for name, value in figures.items()}
-    for logger in trainer.loggers:
-        logger.log_metrics(numbers, step=trainer.global_step)
+        figures = trainer.callback_metrics.items()
+        row = {name: float(value) for name, value in figures if not name.startswith(ELSEWHERE)}
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=step)

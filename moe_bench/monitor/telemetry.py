@@ -1,7 +1,7 @@
 """What the routers do, in figures: averages over layers in metrics.jsonl, each layer in routing/layers.jsonl.
 
-Reads ``pl_module.last_routing``, a dict from layer name to Routing that the module fills on logging steps only. The
-figures are ``Routing.stats()``: of one batch on rank 0's share of it. All scalars cross from the device in one copy.
+On logging steps a hook on every module called ``router`` keeps the figures of what it returns, ``Routing.stats()``: of the
+step's last micro-batch, on this rank. They stay on the device until the step is over and cross in one copy.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from moe_bench.monitor.rows import encode
 
@@ -25,33 +27,54 @@ class RoutingTelemetry(Callback):
         self._path = folder / LAYERS
         self._log_every = max(1, log_every)
         self._batch = batch
+        self._hooks: list[RemovableHandle] = []
+        self._pending: dict[str, dict[str, Tensor]] = {}
         self._latest: dict[str, dict[str, float]] = {}
-        self._logged = -1
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if not self._hooks and (trainer.global_step + 1) % self._log_every == 0:
+            self._hooks = [router.register_forward_hook(self._keep(name)) for name, router in routers(pl_module)]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        step = trainer.global_step
-        if step % self._log_every or step == self._logged:
+        if not self._hooks or trainer.global_step % self._log_every:  # some of its micro-batches are still to come
             return
-        self._logged = step
-        self._latest = layer_stats(getattr(pl_module, "last_routing", None) or {})
-        if self._latest:
-            means = over_layers(self._latest)
-            pl_module.log_dict(
-                {f"routing/{name}": value for name, value in means.items()}, on_step=True, on_epoch=False
-            )
+        self._unhook()
+        self._latest, self._pending = to_host(self._pending), {}
+        figures = {f"routing/{name}": value for name, value in over_layers(self._latest).items()}
+        pl_module.log_dict(figures, on_step=True, on_epoch=False, logger=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.sanity_checking or not self._latest:
+        if not trainer.is_global_zero or not self._latest:
             return
-        common = {"step": trainer.global_step, "samples_seen": trainer.global_step * self._batch}
+        step = trainer.global_step
+        common = {"step": step, "samples_seen": step * self._batch, "time": round(time.time(), 3)}
         with self._path.open("a", encoding="utf-8") as file:
             for layer, stats in self._latest.items():
-                file.write(encode({**common, "time": round(time.time(), 3), "layer": layer, **stats}))
+                file.write(encode({**common, "layer": layer, **stats}))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._unhook()
+
+    def _keep(self, layer: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, routing: Any) -> None:
+            self._pending[layer] = routing.stats()
+
+        return hook
+
+    def _unhook(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
 
-def layer_stats(routing: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """{layer: {stat: value}} of {layer: Routing}, in one copy from the device."""
-    stats = {layer: layer_routing.stats() for layer, layer_routing in routing.items()}
+def routers(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """(name of its block, router) for each module called ``router``: "blocks.1" for "model.blocks.1.mlp.router"."""
+    found = [(name, child) for name, child in module.named_modules() if name.endswith(".router")]
+    return [(name.removeprefix("model.").removesuffix(".router").removesuffix(".mlp"), child) for name, child in found]
+
+
+def to_host(stats: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, float]]:
+    """{layer: {stat: value}} as numbers, in one copy from the device."""
     scalars = [value.detach().float() for values in stats.values() for value in values.values()]
     if not scalars:
         return {}
