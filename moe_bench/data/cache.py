@@ -1,7 +1,8 @@
 """Every shard as a plain tar on this machine: compressed and remote ones are fetched into the cache folder once.
 
-Training reads pictures by position, which needs plain local files. A cached file is named by what it was made from (place,
-size, and modification time or etag), appears under its name only when complete, and is made by one process while others wait.
+Training reads pictures by position, which needs plain local files. A cached file is named by what it was made from
+(place, size, and modification time or etag), appears under its name only when complete, and is made by one process
+while others wait.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import os
 import shutil
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -49,7 +51,7 @@ class Shard:
     @property
     def key(self) -> str:
         """Names everything that is cached of this shard."""
-        place = self.name if is_remote(self.location) else os.path.abspath(self.location)
+        place = self.location if is_remote(self.location) else os.path.abspath(self.location)
         digest = hashlib.sha256(f"{place}\n{self.size}\n{self.stamp}".encode()).hexdigest()[:16]
         return f"{digest}-{os.path.basename(self.name).split('.')[0]}"
 
@@ -82,15 +84,20 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def find(locations: Sequence[str]) -> list[Shard]:
-    """Looks every shard up. Raises DataError listing the missing ones (five of them by name) and their number."""
+    """Looks every shard up. Raises DataError listing the missing ones (five of them by name) and their number, and
+    ConfigError for one that is named twice.
+    """
+    if len(set(locations)) < len(locations):
+        twice = next(place for place, times in Counter(locations).items() if times > 1)
+        raise ConfigError(f"the shard {shown(twice)} is named twice; its pictures would count twice")
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         look = pool.map if any(map(is_remote, locations)) else map
         found = list(look(_find_one, locations))
     missing = [shown(place) for place, shard in zip(locations, found) if shard is None]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(locations)} shards are missing: {', '.join(missing[:5])}{', ...' * (len(missing) > 5)}; "
-            "fetch them, or name only what is there"
+            f"{len(missing)} of {len(locations)} shards are missing: {', '.join(missing[:5])}"
+            f"{', ...' * (len(missing) > 5)}; fetch them, or name only what is there"
         )
     return [shard for shard in found if shard is not None]
 

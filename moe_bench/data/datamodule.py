@@ -1,8 +1,8 @@
-"""The pictures of a run for Lightning: endless shuffled training batches, and a validation that counts every picture once.
+"""The pictures of a run for Lightning: endless shuffled training, and validation that counts every picture once.
 
-The training loader is one Lightning "epoch" as long as the whole run. Its only state is the step: which pictures a step uses
-and how each is augmented follow from the seed and the step (see plan.py), so a resumed run goes on exactly where it was, on
-any number of ranks, micro-batches and workers.
+The training loader is one Lightning "epoch" as long as the whole run. Its only state is the step: which pictures a step
+uses and how each is augmented follow from the seed and the step (see plan.py), so a resumed run goes on exactly where
+it was, on any number of ranks, micro-batches and workers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Requests → a batch. A map-style data set that reads pictures by position, in any process and in any order.
 
-A request is (picture, position): the number of a picture, or -1 for padding, and its place in the training sequence, which
-seeds its augmentation. So what a batch holds depends on neither the worker that makes it nor the batches before it.
+A request is (picture, position): the number of a picture, or -1 for padding, and its place in the training sequence,
+which seeds its augmentation. So what a batch holds depends on neither the worker that makes it nor the batches before.
 
 B pictures a batch, S pixels a side, L labels a picture.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from io import FileIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,64 +20,64 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from moe_bench.data.decode import MAX_PIXELS, Transform, decode, to_range
-from moe_bench.data.index import ShardIndex
-from moe_bench.errors import DataError
+from moe_bench.data.index import ShardIndex, stamp
+from moe_bench.errors import DataError, MoeBenchError
 
 OPEN_SHARDS = 64
+GREY = 127  # of padding
 Request = tuple[int, int]
 Batch = dict[str, Tensor]
 
 
 class PictureReader:
-    """The bytes of pictures, read from where the index says. Keeps a few shards open, each process its own."""
+    """The bytes of pictures, read from where the index says. Keeps a few shards open.
+
+    Forked processes share the open files safely: pread neither uses nor moves their position.
+    """
 
     def __init__(self, index: ShardIndex) -> None:
         self.index = index
         self._ends = np.cumsum(index.counts)
-        self._open: OrderedDict[int, int] = OrderedDict()  # shard → file descriptor
-        self._process = os.getpid()
+        self._open: OrderedDict[int, FileIO] = OrderedDict()  # by number of the shard
 
     def __call__(self, picture: int) -> bytes:
+        """Raises DataError if the shard is gone or not what was indexed."""
+        shard = int(np.searchsorted(self._ends, picture, side="right"))
+        if shard not in self._open:
+            self._open[shard] = self._open_shard(shard)
+            if len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(shard)
         size, offset = int(self.index.sizes[picture]), int(self.index.offsets[picture])
-        data = os.pread(self._descriptor(picture), size, offset)
+        data = os.pread(self._open[shard].fileno(), size, offset)
         if len(data) != size:
             raise DataError(
-                f"{self.index.name(picture)}: {len(data):,} of {size:,} bytes are there; "
-                "the shard has changed since it was indexed, start again"
+                f"{self.index.name(picture)}: only {len(data):,} of {size:,} bytes are there; "
+                + _changed(shard, self.index)
             )
         return data
 
-    def _descriptor(self, picture: int) -> int:
-        if self._process != os.getpid():  # a forked worker must not close its parent's files
-            self._open, self._process = OrderedDict(), os.getpid()
-        shard = int(np.searchsorted(self._ends, picture, side="right"))
-        if shard not in self._open:
-            if len(self._open) >= OPEN_SHARDS:
-                os.close(self._open.popitem(last=False)[1])
-            self._open[shard] = self._open_shard(shard)
-        self._open.move_to_end(shard)
-        return self._open[shard]
-
-    def _open_shard(self, shard: int) -> int:
+    def _open_shard(self, shard: int) -> FileIO:
+        path = self.index.paths[shard]
         try:
-            return os.open(self.index.paths[shard], os.O_RDONLY | os.O_CLOEXEC)
+            now = stamp(path)
+            file = FileIO(path)
         except OSError as error:
             raise DataError(f"{self.index.shards[shard]} cannot be opened any more: {error}") from error
+        if now != self.index.stamps[shard]:
+            raise DataError(_changed(shard, self.index))
+        return file
 
-    def __getstate__(self) -> dict[str, ShardIndex]:
-        return {"index": self.index}
-
-    def __setstate__(self, state: dict[str, ShardIndex]) -> None:
-        self.__init__(state["index"])  # type: ignore[misc]
-
-    def __del__(self) -> None:
-        if self._process == os.getpid():
-            for descriptor in self._open.values():
-                os.close(descriptor)
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": OrderedDict()}  # where processes are spawned, each opens its own
 
 
-class Pictures(Dataset[Batch]):
-    """Batches of transformed pictures by request.
+def _changed(shard: int, index: ShardIndex) -> str:
+    return f"{index.shards[shard]} ({index.paths[shard]}) has changed since it was indexed; start again"
+
+
+class Pictures(Dataset[Batch | MoeBenchError]):
+    """Batches of transformed pictures: ``pictures[requests]``.
 
     Args: transform, RGB picture → uint8 (3, S, S); seed, of the augmentation, None if the transform draws nothing.
     """
@@ -92,14 +94,18 @@ class Pictures(Dataset[Batch]):
         self.seed, self.max_pixels = seed, max_pixels
         self._read = PictureReader(index)
 
-    def __len__(self) -> int:
-        return len(self.index)
+    def __getitem__(self, requests: Sequence[Request]) -> Batch | MoeBenchError:
+        """A batch, or the error that prevented it: raised in a worker, torch would make a traceback's text of it."""
+        try:
+            return self.batch(requests)
+        except MoeBenchError as error:
+            return error
 
-    def __getitem__(self, request: Request) -> Batch:
-        return self.__getitems__([request])
+    def batch(self, requests: Sequence[Request]) -> Batch:
+        """{"image": float32 (B, 3, S, S) in [-1, 1], "label": int64 (B, L), "valid": bool (B,), "index": int64 (B,)}
 
-    def __getitems__(self, requests: Sequence[Request]) -> Batch:
-        """{"image": float32 (B, 3, S, S) in [-1, 1], "label": int64 (B, L), "valid": bool (B,), "index": int64 (B,)}"""
+        Labels are filled up with -1; all are -1 where valid is False. Raises DataError for a broken picture.
+        """
         pictures = torch.tensor([picture for picture, _ in requests], dtype=torch.int64)
         valid = pictures >= 0
         labels = torch.from_numpy(self.index.labels[pictures.clamp(min=0).numpy()]).long()
@@ -111,7 +117,7 @@ class Pictures(Dataset[Batch]):
         }
 
     def _images(self, requests: Sequence[Request]) -> Tensor:
-        images = torch.full((len(requests), 3, self.image_size, self.image_size), 127, dtype=torch.uint8)
+        images = torch.full((len(requests), 3, self.image_size, self.image_size), GREY, dtype=torch.uint8)
         state = torch.get_rng_state()
         try:
             for row, (picture, position) in zip(images, requests):
@@ -132,7 +138,7 @@ class Pictures(Dataset[Batch]):
 
 
 def mix(seed: int, position: int) -> int:
-    """A well-stirred 63-bit number from (seed, position): two rounds of SplitMix64's finaliser."""
+    """A well-stirred 63-bit number from (seed, position): SplitMix64's finaliser twice."""
     word = _finalise(position + 0x9E3779B97F4A7C15 * (seed + 1))
     return _finalise(word + seed) >> 1
 

@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import functional as v2f
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 ASPECTS = (3 / 4, 4 / 3)  # width over height of a training crop
+MAX_ASPECT = 16  # the middle of a longer picture is all that a square crop can see
 MAX_PIXELS = 64_000_000
 
 Transform = Callable[[Image.Image], Tensor]
@@ -37,7 +38,7 @@ class Augmentation:
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An RGB picture. Raises ValueError with a reason if the bytes are not a whole picture of at most ``max_pixels``."""
+    """An RGB picture. Raises ValueError with a reason for what is not a whole picture of at most ``max_pixels``."""
     if not data:
         raise ValueError("is an empty file, not a picture; remove or replace it")
     try:
@@ -70,13 +71,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def training_transform(size: int, how: Augmentation) -> Transform:
-    """Inception crop (or, with crop_area=1, the whole middle), flip, RandAugment: random from torch's global generator."""
+    """Inception crop (with crop_area=1 the whole middle), flip, RandAugment; random from torch's global generator."""
     steps: list[torch.nn.Module] = []
     if how.crop_area < 1:
         area = (how.crop_area, 1.0)
         steps.append(v2.RandomResizedCrop(size, scale=area, ratio=ASPECTS, interpolation=InterpolationMode.BILINEAR))
     else:
-        steps += [v2.Resize(size, interpolation=InterpolationMode.BILINEAR), v2.CenterCrop(size)]
+        steps += [v2.Lambda(_trim), v2.Resize(size, interpolation=InterpolationMode.BILINEAR), v2.CenterCrop(size)]
     if how.flip:
         steps.append(v2.RandomHorizontalFlip())
     if how.randaugment:
@@ -86,14 +87,20 @@ def training_transform(size: int, how: Augmentation) -> Transform:
 
 def evaluation_transform(size: int, crop: float = 1.0) -> Transform:
     """The short side resized to size / crop, then the middle: crop is the share of the side that is kept."""
-    side = round(size / crop)
-    return v2.Compose(
-        [v2.Resize(side, interpolation=InterpolationMode.BILINEAR), v2.CenterCrop(size), v2.PILToTensor()]
-    )
+    resize = v2.Resize(round(size / crop), interpolation=InterpolationMode.BILINEAR)
+    return v2.Compose([v2.Lambda(_trim), resize, v2.CenterCrop(size), v2.PILToTensor()])
+
+
+def _trim(image: Image.Image) -> Image.Image:
+    """The middle of a very long picture: resized by its short side, one of 1 × 10⁷ pixels would fill the memory."""
+    longest = MAX_ASPECT * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    return v2f.center_crop(image, [min(image.height, longest), min(image.width, longest)])
 
 
 def squeeze_transform(size: int, crop: float = 1.0) -> Transform:
-    """The picture resized to a square whatever its shape, then the middle: how V-MoE's few-shot evaluation reads pictures.
+    """The picture resized to a square whatever its shape, then the middle: how V-MoE's few-shot evaluation does it.
 
     As there: bilinear between pixel centres without smoothing, cut (not rounded) to whole numbers.
     """

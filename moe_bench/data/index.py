@@ -1,13 +1,12 @@
 """All pictures of a split in one lean table, made once and kept in the cache.
 
-The number of a picture is its place in the order of the shards as listed, then in the order within a shard. A table takes
-12 bytes a picture and 4 for each label; names stay on disk until a message needs one.
+The number of a picture is its place in the order of the shards as listed, then in the order within a shard. A table
+takes 12 bytes a picture and 4 for each label; names stay on disk until a message needs one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import zipfile
 from collections.abc import Sequence
@@ -44,6 +43,7 @@ class ShardIndex:
     num_classes: int  # from meta.json, else the largest label + 1
     fingerprint: str  # of names, sizes and labels of all pictures, wherever the shards lie
     ignored: int  # members that are neither pictures nor labels
+    stamps: tuple[tuple[int, int], ...]  # size and modification time (ns) of the plain tars
     records: tuple[str, ...]  # where the cache keeps the table of each shard
 
     def __len__(self) -> int:
@@ -71,10 +71,16 @@ class ShardIndex:
         if len(wrong):
             first = int(wrong[0])
             raise DataError(
-                f"{self.name(first)} has the label {int(self.labels[first].max())}, out of range for {num_classes} classes "
-                f"(0 to {num_classes - 1}); so have {len(wrong):,} of {len(self):,} pictures. "
+                f"{self.name(first)} has the label {int(self.labels[first].max())}, out of range for {num_classes} "
+                f"classes (0 to {num_classes - 1}); so have {len(wrong):,} of {len(self):,} pictures. "
                 "Set data.num_classes, or mend meta.json or the labels"
             )
+
+
+def stamp(path: str | Path) -> tuple[int, int]:
+    """Size and modification time (ns): a file that changed has another."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 def open_split(
@@ -112,9 +118,10 @@ def _join(
     for table in tables:
         labels[first : first + len(table.labels), : table.labels.shape[1]] = table.labels
         first += len(table.labels)
+    paths = [plain_path(shard, cache) for shard in shards]
     return ShardIndex(
         shards=tuple(shard.name for shard in shards),
-        paths=tuple(str(plain_path(shard, cache)) for shard in shards),
+        paths=tuple(map(str, paths)),
         counts=np.array([len(table.offsets) for table in tables], dtype=np.int64),
         offsets=np.concatenate([table.offsets for table in tables]),
         sizes=np.concatenate([table.sizes for table in tables]),
@@ -122,6 +129,7 @@ def _join(
         num_classes=int(meta.get("num_classes") or labels.max() + 1),
         fingerprint=hashlib.sha256("".join(table.digest() for table in tables).encode()).hexdigest(),
         ignored=sum(table.ignored for table in tables),
+        stamps=tuple(map(stamp, paths)),
         records=tuple(str(_table_path(shard, cache, reader)) for shard in shards),
     )
 

@@ -27,15 +27,17 @@ def default_workers(devices: int = 1) -> int:
 
 
 class BatchLoader(DataLoader[Batch]):
-    """A DataLoader over Pictures whose workers' errors arrive as they were raised, without a traceback in the message."""
+    """A DataLoader over Pictures that raises a worker's error as it was, and names a worker's death."""
 
     def __init__(self, pictures: Pictures, requests: Sampler[list[Request]], workers: int | None) -> None:
         super().__init__(
-            _Told(pictures),
-            batch_sampler=requests,
+            pictures,  # type: ignore[arg-type]  # errors among its batches are raised below
+            batch_size=None,  # the sampler gives whole batches
+            sampler=requests,
             num_workers=default_workers() if workers is None else workers,
             collate_fn=_as_is,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else each start of the loader draws from the run's random numbers
         )
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -54,31 +56,12 @@ class BatchLoader(DataLoader[Batch]):
             ) from error
 
 
-class _Told:
-    """Pictures, but with an error as the batch: torch would turn one raised in a worker into its traceback's text."""
-
-    def __init__(self, pictures: Pictures) -> None:
-        self.pictures = pictures
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, request: Request) -> Batch | MoeBenchError:
-        return self.__getitems__([request])
-
-    def __getitems__(self, requests: Sequence[Request]) -> Batch | MoeBenchError:
-        try:
-            return self.pictures.__getitems__(requests)
-        except MoeBenchError as error:
-            return error
-
-
 def _as_is(batch: Any) -> Any:
     return batch
 
 
 class InOrder(Sampler[list[Request]]):
-    """Requests for pictures one after another in batches; each batch is filled up with -1 to a multiple of ``pad_to``."""
+    """Requests for pictures one after another; a batch is filled up with -1 to a multiple of ``pad_to``."""
 
     def __init__(self, pictures: NDArray[np.int64], batch: int, pad_to: int) -> None:
         self.pictures, self.batch, self.pad_to = pictures, batch, pad_to

@@ -42,7 +42,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def write_split(folder: Path, split: str, samples: Iterable[Sample], per_shard: int) -> dict[str, Any]:
-    """Writes ``split``-000000.tar, ... and returns what meta.json says of them. The same samples give the same bytes."""
+    """Writes ``split``-000000.tar, ... and returns what meta.json says of them. Same samples, same bytes."""
     remaining = iter(samples)
     shards: list[dict[str, Any]] = []
     while chunk := list(islice(remaining, per_shard)):

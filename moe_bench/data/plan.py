@@ -1,10 +1,10 @@
 """Which pictures a step uses: a pure function of the shards' sizes, the seed and the step. No state, no torch.
 
-Training is one endless sequence of positions 0, 1, 2, ... Step s takes positions [s·batch, (s+1)·batch); position p lies in
-epoch p // N. Within an epoch the shards are permuted, their pictures laid end to end, and each window of this sequence is
-permuted by itself, so that only the shards under one window are open at once. The ranks of a step take consecutive slices of
-its positions: the global order depends neither on the number of ranks, nor on micro-batches or data workers, and any step
-can be computed without those before it.
+Training is one endless sequence of positions 0, 1, 2, ... Step s takes positions [s·batch, (s+1)·batch); position p
+lies in epoch p // N. Within an epoch the shards are permuted, their pictures laid end to end, and each window of this
+sequence is permuted by itself, so that only the shards under one window are open at once. The ranks of a step take
+consecutive slices of its positions: the global order depends neither on the number of ranks, nor on micro-batches or
+data workers, and any step can be computed without those before it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KEPT_WINDOWS = 4
 def permutation(count: int, *key: int) -> Ints:
     """A permutation of range(count) that depends on ``key`` only, on every numpy version.
 
-    It sorts raw Philox words: numpy promises that the words never change, but not that ``Generator.permutation`` does not.
+    It sorts raw Philox words, which numpy promises never to change; ``Generator.permutation`` may.
     """
     words = np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
     return np.argsort(words, kind="stable")
@@ -112,8 +112,8 @@ class Share:
 def evaluation_share(pictures: Ints, batch: int, rank: int = 0, world: int = 1) -> Ints:
     """This rank's part of ``pictures`` in batches of ``batch``: equally long on every rank, filled up with -1.
 
-    Batch b of rank r is the (b·world + r)-th slice, so that the slices, and with them the routing groups, are the same on
-    any number of ranks, and over all ranks every picture counts once.
+    Batch b of rank r is the (b·world + r)-th slice, so that the slices, and with them the routing groups, are the same
+    on any number of ranks, and over all ranks every picture counts once.
     """
     rounds = -(-len(pictures) // (batch * world))
     padded = np.full(rounds * batch * world, -1, dtype=np.int64)

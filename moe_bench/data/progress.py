@@ -12,7 +12,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @contextmanager
 def progress(label: str, total: int, unit: str, show: bool = True) -> Iterator[Callable[[], None]]:
-    """Yields a function to call after each of ``total`` pieces of work. Writes to stderr, nothing if ``show`` is False."""
+    """Yields a function to call after each of ``total`` pieces of work. Writes to stderr, or not without ``show``."""
     if not show:
         yield lambda: None
     elif sys.stderr.isatty():

@@ -85,8 +85,8 @@ def _choices(inside: str, pattern: str) -> Sequence[str]:
 def resolve(source: str | Sequence[str]) -> list[str]:
     """The shards that patterns name, in the order given: lists, ``::`` between patterns, braces, wildcards, URLs.
 
-    Raises SecurityError for ``pipe:``, ConfigError for what cannot be a pattern, DataError for a wildcard without a match.
-    Whether a named shard exists is checked where it is opened.
+    Raises SecurityError for ``pipe:``, ConfigError for what cannot be a pattern, DataError for a wildcard without a
+    match. Whether a named shard exists is found out in ``cache.find``.
     """
     if not isinstance(source, str):
         shards = list(itertools.chain.from_iterable(resolve(one) for one in source))

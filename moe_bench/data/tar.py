@@ -1,7 +1,7 @@
 """One plain tar → a record for each picture: where its bytes are and what its labels are.
 
-Headers are walked once with the standard library; nothing is extracted and only .cls and .json members are read. tarfile
-and webdataset both stop without a word where a shard is cut or damaged; here every byte must be accounted for.
+Headers are walked once with the standard library; nothing is extracted and only .cls and .json members are read.
+tarfile and webdataset both stop without a word where a shard is cut or damaged; here every byte must be accounted for.
 As in WebDataset a key is a name up to the first dot of its last part, and the members of a sample follow each other.
 """
 
@@ -118,7 +118,7 @@ def read_records(path: Path, name: str, reader: LabelReader) -> Records:
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (member := tar.next()) is not None:
-        tar.members.clear()  # tarfile remembers all members otherwise: 1 GB for a million
+        tar.members.clear()  # type: ignore[attr-defined]  # tarfile remembers all members otherwise: 1 GB for a million
         yield member
 
 
@@ -165,8 +165,8 @@ class _Scan:
     def _check_safe(self, member: tarfile.TarInfo) -> None:
         if not member.isreg() or member.issparse():
             raise SecurityError(
-                f"{self.name}:{member.name!r} is not a plain file (tar type {member.type!r}); links, devices and sparse "
-                "files are refused. Make the shard again with plain files (tar --hard-dereference -h)"
+                f"{self.name}:{member.name!r} is not a plain file (tar type {member.type!r}); links, devices and "
+                "sparse files are refused. Make the shard again with plain files (tar --hard-dereference -h)"
             )
         if (
             member.name.startswith("/")
@@ -219,7 +219,8 @@ class _Scan:
             self.fail(f"is damaged: there is no valid header at byte {end:,} of {self.size:,}")
         if len(tail) > MAX_PADDING or tail.strip(b"\0"):
             self.fail(
-                f"goes on for {self.size - end:,} bytes after its end-of-archive mark (two tars in one, or a broken download)"
+                f"goes on for {self.size - end:,} bytes after its end-of-archive mark: two tars in one, or a download "
+                "that was cut"
             )
         self._close_sample()
         if not self.keys:
