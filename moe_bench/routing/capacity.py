@@ -7,9 +7,10 @@ some number are what the authors' code does when nothing else is said, and what 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-ROUND = {"nearest": round, "up": math.ceil}
+ROUND: dict[str, Callable[[float], int]] = {"nearest": round, "up": math.ceil}
 
 
 def slots_per_expert(tokens: int, experts: int, factor: float, rounding: str = "nearest", multiple_of: int = 1) -> int:

@@ -38,20 +38,17 @@ def token_choice(
     chosen = _best_experts(scores, k)  # (G, T, K)
     asked = chosen.gather(1, queue.unsqueeze(-1).expand_as(chosen)).mT.flatten(1)  # (G, K·T), choices outermost
     token = queue.repeat(1, k)
-
-    asks = F.one_hot(asked, experts)  # (G, K·T, E)
     if mask is not None:
-        asks = asks * mask.gather(1, token).unsqueeze(-1)
-    before = asks.cumsum(1) - asks
-    rank = before.gather(-1, asked.unsqueeze(-1)).squeeze(-1)  # (G, K·T): place in that expert's buffer
-    seated = rank < capacity
-    if mask is not None:
-        seated = seated & mask.gather(1, token)
+        asked = asked.where(mask.gather(1, token), experts)  # padding asks for an expert that is not there
 
-    seat = torch.where(seated, asked * capacity + rank, experts * capacity)  # one seat more, for the dropped
+    asks = asked.unsqueeze(-1) == torch.arange(experts + 1, device=asked.device)  # (G, K·T, E + 1)
+    rank = asks.cumsum(1).gather(-1, asked.unsqueeze(-1)).squeeze(-1) - 1  # how many asked for that expert before
+    seated = (rank < capacity) & (asked < experts)
+    seat = torch.where(seated, asked * capacity + rank, experts * capacity)  # the last seat is for all others
+
     slots = torch.full((groups, experts * capacity + 1), tokens, device=affinity.device)
     slots = slots.scatter(1, seat, token)[:, :-1].view(groups, experts, capacity)
-    return Routing.of(slots, affinity, weights, demand=asks.sum(1), mask=mask, holes=True)
+    return Routing.of(slots, affinity, weights, demand=asks.sum(1)[:, :-1], mask=mask, holes=True)
 
 
 def expert_choice(affinity: Tensor, weights: Tensor, capacity: int, mask: Tensor | None = None) -> Routing:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 TIE_BREAK = 1e-3
+SMALLEST_S = 1e-4  # at s = 0 the gradient in s vanishes, and s would stay there
 
 
 def simplex_threshold(values: Tensor, mass: Tensor) -> Tensor:
@@ -24,7 +25,7 @@ def simplex_threshold(values: Tensor, mass: Tensor) -> Tensor:
     return ((values.cumsum(-1) - mass) / count).amax(-1, keepdim=True)
 
 
-def sweeps(utility: Tensor, mass: Tensor, capacity: int, free: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def sweep_prices(utility: Tensor, mass: Tensor, capacity: int, free: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Block-coordinate descent: experts set (β, s) for given prices, tokens set prices for given (β, s), in turn.
 
     Gives the prices (G, 1, T) and the preference (G, E, T) by which experts choose.
@@ -37,18 +38,16 @@ def sweeps(utility: Tensor, mass: Tensor, capacity: int, free: Tensor, count: in
     return price, picked + TIE_BREAK * (utility - price)
 
 
-def dual(utility: Tensor, mass: Tensor, capacity: int, free: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def dual_prices(utility: Tensor, mass: Tensor, capacity: int, free: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Adam with cosine decay on (β, s), two numbers an expert; each step solves all rows exactly.
 
     Gives the prices (G, 1, T) and the preference (G, E, T) by which experts choose.
     """
     real = torch.isfinite(free)
-    numbers = torch.cat(_column_step(utility - free, mass, capacity), dim=-1)  # (G, E, 2): β and s
+    beta, s = _column_step(utility - free, mass, capacity)
+    numbers = torch.cat([beta, s], dim=-1)  # (G, E, 2)
     first, second = torch.zeros_like(numbers), torch.zeros_like(numbers)
-    floor = torch.tensor([-torch.inf, 1e-4], device=utility.device, dtype=utility.dtype)
     for step in range(1, steps + 1):
-        numbers = numbers.maximum(floor)
-        beta, s = numbers.split(1, dim=-1)
         price, picked = _row_step(utility - beta, s)
         picked = picked * real
         taken = (picked * (utility - beta - price)).sum(-1, keepdim=True)
@@ -58,7 +57,8 @@ def dual(utility: Tensor, mass: Tensor, capacity: int, free: Tensor, steps: int)
         second = 0.95 * second + 0.05 * gradient.square()
         lr = 0.015 * (1 + math.cos(math.pi * (step - 1) / steps))
         numbers = numbers - lr * (first / (1 - 0.8**step)) / ((second / (1 - 0.95**step)).sqrt() + 1e-8)
-    beta, s = numbers.maximum(floor).split(1, dim=-1)
+        beta, s = numbers[..., :1], numbers[..., 1:].clamp_min(SMALLEST_S)
+        numbers = torch.cat([beta, s], dim=-1)
     price, picked = _row_step(utility - beta, s)
     price = price + free
     return price, picked + TIE_BREAK * (utility - price)

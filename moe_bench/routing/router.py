@@ -93,51 +93,53 @@ class SparseRouter(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Routing:
         """Routes the groups of tokens ``x`` (G, T, D); ``mask`` (G, T) is False for padding."""
-        _, tokens, _ = x.shape
-        slots = self.capacity.slots(tokens, self.gate.out_features)
+        slots = self.capacity.slots(x.shape[1], self.gate.out_features)
+        noise_std = self.noise / self.gate.out_features if self.training else 0.0
+        clean = self._logits(x)
+        noisy = clean + noise_std * torch.randn_like(clean) if noise_std else clean
+
+        affinity, weights = self._affinity_and_weights(clean, noisy, slots, mask)
+        if self.choice == "token":
+            routing = token_choice(affinity, weights, self.k, slots, self.priority, mask)
+        else:
+            routing = expert_choice(affinity, weights, slots, mask)
+
+        losses = self._losses(clean, noisy, noise_std, mask)
+        weighted = [self.loss_weights[name] * loss for name, loss in losses.items()]
+        return dataclasses.replace(routing, losses=losses, aux_loss=torch.stack(weighted).sum(0) if weighted else None)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """XW (G, T, E), float32 whatever the autocast."""
         x = wide(x)
         with no_autocast(x):
-            clean = F.linear(x, self.gate.weight.to(x.dtype))  # (G, T, E)
-            noisy = clean + self._noise_std() * torch.randn_like(clean) if self._noise_std() else clean
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self._plan_weighs()):
-                affinity = self._affinity(clean, noisy, slots, mask)
-            weights = affinity if self._plan_weighs() else softmax(self._weighing_logits(clean, noisy))
-            if self.choice == "token":
-                routing = token_choice(affinity, weights, self.k, slots, self.priority, mask)
-            else:
-                routing = expert_choice(affinity, weights, slots, mask)
-            losses = self._losses(clean, noisy, mask)
-        aux_loss = sum((self.loss_weights[name] * loss for name, loss in losses.items()), start=torch.zeros(()))
-        return dataclasses.replace(routing, losses=losses, aux_loss=aux_loss if losses else None)
+            return F.linear(x, self.gate.weight.to(x.dtype))
 
-    def _affinity(self, clean: Tensor, noisy: Tensor, slots: int, mask: Tensor | None) -> Tensor:
-        if self.affinity == "softmax":
-            return softmax(noisy)
-        if self.affinity == "sinkhorn":
-            return sinkhorn(noisy, self.iterations or 20, mask)
-        return sparse(softmax(clean), slots, self.solver, self.iterations, self.solver_lr, mask)
+    def _affinity_and_weights(
+        self, clean: Tensor, noisy: Tensor, slots: int, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Who goes where, and what the outputs count, both (G, T, E).
 
-    def _plan_weighs(self) -> bool:
-        """Whether outputs are weighted by the affinity itself, so that gradients run through it."""
-        return self.combine == "plan" or self.affinity == "softmax"
-
-    def _weighing_logits(self, clean: Tensor, noisy: Tensor) -> Tensor:
-        """Which logits make the combine weights beside a plan: noisy for Sinkhorn Expert Choice, else clean.
-
-        Sinkhorn Token Choice was surely meant to be the same, but the authors' results were made so.
+        Beside a plan the weights are a softmax: of the noisy logits for Sinkhorn Expert Choice but of the clean ones
+        for Sinkhorn Token Choice, as the authors' code has it. Only weights pass gradients on.
         """
-        return noisy if self.affinity == "sinkhorn" and self.choice == "expert" else clean
+        if self.affinity == "softmax":
+            gates = softmax(noisy)
+            return gates, gates
+        gates = softmax(noisy if self.affinity == "sinkhorn" and self.choice == "expert" else clean)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.combine == "plan"):
+            if self.affinity == "sinkhorn":
+                plan = sinkhorn(noisy, self.iterations or 20, mask)
+            else:
+                plan = sparse(softmax(clean), slots, self.solver, self.iterations, self.solver_lr, mask)
+        return plan, plan if self.combine == "plan" else gates
 
-    def _noise_std(self) -> float:
-        return self.noise / self.gate.out_features if self.training else 0.0
-
-    def _losses(self, clean: Tensor, noisy: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """The losses that have a weight; the load loss exists only where there is noise."""
+    def _losses(self, clean: Tensor, noisy: Tensor, noise_std: float, mask: Tensor | None) -> dict[str, Tensor]:
+        """Those losses that have a weight; the load loss exists only where there is noise."""
         losses = {}
         if self.loss_weights["importance"]:
             losses["importance"] = importance_loss(clean, mask)
-        if self.loss_weights["load"] and self._noise_std():
-            losses["load"] = load_loss(clean, noisy, self.k, self._noise_std(), mask)
+        if self.loss_weights["load"] and noise_std:
+            losses["load"] = load_loss(clean, noisy, self.k, noise_std, mask)
         return losses
 
     def extra_repr(self) -> str:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moe_bench.routing import dual
+from moe_bench.routing.dual import dual_prices, simplex_threshold, sweep_prices
 from moe_bench.routing.numerics import real_tokens, top, wide
 
 GRADIENT_TOLERANCE = 1e-3
@@ -47,13 +47,13 @@ def sparse(
     with torch.no_grad():
         free = torch.where(real > 0, 0.0, torch.inf).to(utility.dtype)
         if solver == "adam":
-            price = _adam(utility, mass, capacity, free, iterations or 20, lr)
+            price = _adam_prices(utility, mass, capacity, free, iterations or 20, lr)
             preference = utility - price
         elif solver == "sweeps":
-            price, preference = dual.sweeps(utility, mass, capacity, free, iterations or 3)
+            price, preference = sweep_prices(utility, mass, capacity, free, iterations or 3)
         elif solver == "dual":
             steps = iterations or (400 if tokens < 50 * experts else 100)
-            price, preference = dual.dual(utility, mass, capacity, free, steps)
+            price, preference = dual_prices(utility, mass, capacity, free, steps)
         else:
             raise ValueError(f"sparse transport has no solver {solver!r}; use one of {', '.join(SOLVERS)}")
         chosen = top(preference, min(capacity, tokens))
@@ -61,7 +61,7 @@ def sparse(
     return plan if mask is None else plan * mask.unsqueeze(-1)
 
 
-def _adam(utility: Tensor, mass: Tensor, capacity: int, free: Tensor, iterations: int, lr: float) -> Tensor:
+def _adam_prices(utility: Tensor, mass: Tensor, capacity: int, free: Tensor, iterations: int, lr: float) -> Tensor:
     """Prices by Adam on the semi-dual, whose gradient in α is what each row misses: 1 − Π1.
 
     As the authors' optimiser: a group stops after the step whose gradient norm is within the tolerance. The others
@@ -84,5 +84,5 @@ def _adam(utility: Tensor, mass: Tensor, capacity: int, free: Tensor, iterations
 def _spread(offers: Tensor, chosen: Tensor, mass: Tensor) -> Tensor:
     """Each expert's mass over its ``chosen`` tokens (G, E, C): the nearest point to its ``offers`` on the simplex."""
     values = offers.gather(-1, chosen)
-    threshold = dual.simplex_threshold(values.sort(dim=-1, descending=True).values, mass)
+    threshold = simplex_threshold(values.sort(dim=-1, descending=True).values, mass)
     return torch.zeros_like(offers).scatter(-1, chosen, (values - threshold).relu())
