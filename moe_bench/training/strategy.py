@@ -77,9 +77,10 @@ def accumulation(batch: int, world: int, device_batch: int) -> int:
         ConfigError: it does not come out even.
     """
     if batch % world or (batch // world) % device_batch:
+        sizes = ", ".join(str(size) for size in divisors(batch // world)[-8:]) if batch % world == 0 else "none"
         raise ConfigError(
             f"recipe.batch={batch} over {world} device(s) in pieces of runtime.device_batch={device_batch} does not "
-            f"come out even. Sizes that do: {_pieces(batch // world) if batch % world == 0 else 'none, change the batch'}."
+            f"come out even. Pieces that do: {sizes}."
         )
     return batch // world // device_batch
 
@@ -109,10 +110,6 @@ def fitting_device_batch(
 def divisors(number: int) -> list[int]:
     """Ascending."""
     return [d for d in range(1, number + 1) if number % d == 0]
-
-
-def _pieces(local_batch: int) -> str:
-    return ", ".join(str(size) for size in reversed(divisors(local_batch)[-8:]))
 
 
 def make_trainer(

@@ -7,14 +7,14 @@ that was saved. Here the end has exactly one, also if a run was stopped between 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from moe_bench.errors import DataError
+from moe_bench.errors import DataError, Interrupted
 from moe_bench.training.module import Batch, LitViT
 from moe_bench.training.objective import correct, losses, targets
 
@@ -52,24 +52,30 @@ class Validation(Callback):
         self.metrics: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._if_due(trainer, pl_module)  # the run was stopped during this validation
+        if self._is_due(trainer):  # the run was stopped during this validation
+            self.run(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self._if_due(trainer, pl_module)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and self._is_due(trainer):
+            # ``StopAtBoundary``, later in the list, saves this step and leaves; resumed, the run begins with this.
+            with suppress(Interrupted):
+                self.run(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.step != trainer.global_step:
+            self.run(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Also called for a run that was resumed after its last step, when no training hook is."""
+        """For a run that was resumed after its last step: Lightning calls no training hook then."""
         if self.step != trainer.global_step:
             with on_device(trainer, pl_module):
                 self.run(trainer, pl_module)
 
-    def _if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _is_due(self, trainer: Trainer) -> bool:
         step = trainer.global_step
-        if self.every and 0 < step < trainer.max_steps and step % self.every == 0 and self.step != step:
-            self.run(trainer, pl_module)
+        return bool(self.every) and 0 < step < trainer.max_steps and step % self.every == 0 and self.step != step
 
     def run(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         """Validate now and log: val/loss, val/prec1, val/count.

@@ -1,0 +1,110 @@
+"""A run that is interrupted and resumed is the unbroken run, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SOFTMAX_TC, Run
+from lightning.pytorch import Callback
+
+from moe_bench.config.schema import RouterConfig, SoftRouterConfig, SparseRouterConfig
+from moe_bench.errors import Interrupted
+
+STEPS = 8
+
+
+class SignalAt(Callback):
+    """Sends this process a signal while a micro-batch is computed."""
+
+    def __init__(self, micro_batch: int, number: int = signal.SIGTERM) -> None:
+        self.micro_batch, self.number = micro_batch, number
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        if trainer.fit_loop.epoch_loop.batch_idx == self.micro_batch:
+            os.kill(os.getpid(), self.number)
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Equal to the last bit, in nested containers."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert list(one) == list(other)
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for a, b in zip(one, other):
+            assert_same(a, b)
+    else:
+        assert one == other
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    found = [{k: v for k, v in json.loads(line).items() if k != "time"} for line in lines]
+    # A validation that was interrupted is made up for after the row of its step, not before.
+    return sorted(found, key=lambda row: (row["step"], sorted(row)))
+
+
+@pytest.mark.parametrize(
+    "router",
+    [
+        SOFTMAX_TC,
+        SparseRouterConfig(name="sinkhorn_ec", affinity="sinkhorn"),
+        SoftRouterConfig(noise=0.1),
+    ],
+    ids=lambda router: router.name,
+)
+def test_a_stopped_and_resumed_run_equals_the_unbroken_one(run: Run, tmp_path: Path, router: RouterConfig) -> None:
+    whole = run("whole", router=router, eval_every=3)
+    stopped = run("broken", router=router, eval_every=3, extra=[SignalAt(4)])
+    assert isinstance(stopped.error, Interrupted)
+    assert stopped.error.exit_code == 143
+    assert stopped.trainer.global_step == 5
+    resumed = run("broken", router=router, eval_every=3)
+    assert resumed.error is None
+    assert resumed.trainer.global_step == STEPS
+    assert_same(resumed.state(), whole.state())
+    assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
+    assert resumed.validation.metrics == whole.validation.metrics
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_several_stops_in_a_row_do_not_add_up(run: Run, tmp_path: Path, pieces: int) -> None:
+    whole = run("whole", pieces=pieces, eval_every=3)
+    for step in (0, 1, 5, 6):  # the first step, in two steps running, at a validation
+        stopped = run("broken", pieces=pieces, eval_every=3, extra=[SignalAt(step * pieces, signal.SIGINT)])
+        assert isinstance(stopped.error, Interrupted)
+        assert stopped.error.exit_code == 130
+        assert stopped.trainer.global_step == step + 1
+    resumed = run("broken", pieces=pieces, eval_every=3)
+    assert_same(resumed.state(), whole.state())
+    assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_data_processes_change_nothing(run: Run, tmp_path: Path) -> None:
+    whole = run("whole", workers=0)
+    run("broken", workers=2, extra=[SignalAt(3)])
+    resumed = run("broken", workers=2)
+    assert_same(resumed.state(), whole.state())
+    assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
+
+
+def test_routing_noise_differs_from_step_to_step(run: Run) -> None:
+    seeds = []
+
+    class Draw(Callback):
+        def on_before_backward(self, *_: Any) -> None:
+            seeds.append(torch.initial_seed())
+
+    run(pieces=2, extra=[Draw()])
+    assert len(set(seeds)) == len(seeds) == 2 * STEPS
