@@ -9,6 +9,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -104,15 +105,14 @@ def squeeze_transform(size: int, crop: float = 1.0) -> Transform:
 
     As there: bilinear between pixel centres without smoothing, cut (not rounded) to whole numbers.
     """
-    side = round(size / crop)
+    return partial(_squeeze, side=round(size / crop), size=size)
 
-    def squeeze(image: Image.Image) -> Tensor:
-        pixels = v2f.pil_to_tensor(image)
-        if pixels.shape[1:] != (side, side):
-            pixels = functional.interpolate(pixels[None].float(), (side, side), mode="bilinear")[0].to(torch.uint8)
-        return v2f.center_crop(pixels, [size, size])
 
-    return squeeze
+def _squeeze(image: Image.Image, side: int, size: int) -> Tensor:
+    pixels = v2f.pil_to_tensor(image)
+    if pixels.shape[1:] != (side, side):
+        pixels = functional.interpolate(pixels[None].float(), (side, side), mode="bilinear")[0].to(torch.uint8)
+    return v2f.center_crop(pixels, [size, size])
 
 
 def to_range(pixels: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ Each scan is enlarged and put at a random height and place, so that raw pixels s
 from __future__ import annotations
 
 import io
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from moe_bench.data.cache import cache_folder
-from moe_bench.data.make import Sample, new_folder, write_meta, write_split
+from moe_bench.data.make import Origin, Sample, write_dataset
 
 VERSION = "digits-v1"
 CANVAS = 32  # pixels a side
@@ -47,30 +49,23 @@ def _ensure(cache_dir: str | Path | None, progress: bool) -> Path:
         with FileLock(target.with_name(f"{VERSION}.lock")):
             if not target.is_dir():
                 if progress:
-                    print(f"making the embedded digits data set in {target}", flush=True)
+                    print(f"making the embedded digits data set in {target}", file=sys.stderr, flush=True)
                 _make(target)
     return target
 
 
 def _make(target: Path) -> None:
     scans = split_scans()
-    with new_folder(target) as folder:
-        two, one = folder / "digits", folder / "digits-single"
-        two.mkdir()
-        one.mkdir()
-        write_meta(
-            two,
-            "digits",
-            [f"{left}{right}" for left in range(10) for right in range(10)],
-            {split: write_split(two, split, _pairs(scans, split), PER_SHARD) for split in ("train", "val")},
-        )
-        parts = {"train": "few_train", "test": "few_test"}
-        write_meta(
-            one,
-            "digits-single",
-            [str(digit) for digit in range(10)],
-            {split: write_split(one, split, _singles(scans, part), PER_SHARD) for split, part in parts.items()},
-        )
+    upstream = Origin([f"{n:02d}" for n in range(100)], {part: _pairs(scans, part) for part in ("train", "val")})
+    downstream = Origin(
+        [str(digit) for digit in range(10)],
+        {"train": _singles(scans, "few_train"), "test": _singles(scans, "few_test")},
+    )
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{VERSION}-") as scratch:
+        whole = Path(scratch) / VERSION
+        write_dataset(whole / "digits", "digits", upstream, PER_SHARD)
+        write_dataset(whole / "digits-single", "digits-single", downstream, PER_SHARD)
+        whole.rename(target)
 
 
 def split_scans() -> Scans:

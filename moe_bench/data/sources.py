@@ -143,13 +143,23 @@ def split_of(folder: str | Path, split: str) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"the data set folder {str(folder)!r} does not exist")
     for prefix in SPLITS[split]:
-        shards = sorted(p for p in folder.glob(f"{prefix}-*") if _SHARD_NAME.fullmatch(p.name[len(prefix) :]))
+        shards = _shards_of(folder, prefix)
         declared = set(declared_shards(read_meta(folder), prefix))
         if shards or declared:
             _check_complete(folder, shards, declared)
             return [str(path) for path in shards]
     patterns = " or ".join(f"{prefix}-*.tar[.gz]" for prefix in SPLITS[split])
     raise DataError(f"{str(folder)!r} has no {split} shards: looked for {patterns}; {_contents(folder)}")
+
+
+def splits_in(folder: Path) -> list[str]:
+    """The splits that a folder has shards of. Raises DataError if it has none."""
+    found = [split for split in SPLITS if any(_shards_of(folder, split))]
+    return found or [split for split in ("train",) if split_of(folder, split)]
+
+
+def _shards_of(folder: Path, prefix: str) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{prefix}-*") if _SHARD_NAME.fullmatch(path.name[len(prefix) :]))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
