@@ -1,0 +1,125 @@
+"""Which runs may be averaged: those that differ in nothing but their seed.
+
+Runs on other data or with another recipe or probe are in another section; within a section, a row is one router, model
+and capacity. Where two rows or sections would have the same name, the settings that set them apart are added.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from moe_bench.report.collect import Run
+
+ROUTER_ORDER = ("dense", "softmax_tc", "sinkhorn_tc", "softmax_ec", "sinkhorn_ec", "sparse_ec", "soft")
+ROW_GROUPS = ("router.", "model.", "capacity.")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean and sample standard deviation over ``n`` seeds; ``std`` is None for one."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ in their seed only. None finished: a gap."""
+
+    router: str
+    model: str
+    capacity: float | None
+    variant: str  # settings that tell it from a row of the same name
+    runs: list[Run]
+
+    def mean(self, figure: str) -> Mean | None:
+        """Over the finished runs that have the figure."""
+        values = [value for run in self.runs if (value := run.number(figure)) is not None]
+        return Mean(fmean(values), stdev(values) if len(values) > 1 else None, len(values)) if values else None
+
+    @property
+    def seeds(self) -> int:
+        return len(self.runs)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows that may be compared: same data, recipe and probe. ``others`` are its runs that did not finish."""
+
+    title: str
+    rows: list[Row]
+    others: list[Run]
+
+
+def sections(runs: Sequence[Run]) -> list[Section]:
+    """Every run in exactly one place, sections by title, rows by model size, capacity and router."""
+    grouped = _partition(runs, lambda key: not key.startswith(ROW_GROUPS))
+    titles = [f"{group[0].data}{_length(group[0])}" for group in grouped]
+    named = zip(titles, _distinctions(grouped, titles), grouped)
+    return sorted((_section(f"{title} {apart}".strip(), group) for title, apart, group in named), key=lambda s: s.title)
+
+
+def _section(title: str, runs: list[Run]) -> Section:
+    finished = [run for run in runs if run.summary is not None]
+    grouped = _partition(finished, lambda key: key.startswith(ROW_GROUPS))
+    cells = [(group[0].router, group[0].model, group[0].capacity) for group in grouped]
+    rows = [Row(*cell, apart, group) for cell, apart, group in zip(cells, _distinctions(grouped, cells), grouped)]
+    size = {row.model: row.runs[0].number("params/active") or 0.0 for row in rows}
+    rows = sorted([*rows, *_gaps(rows, runs)], key=lambda row: _order(row, size))
+    return Section(title, rows, [run for run in runs if run.summary is None])
+
+
+def _gaps(rows: list[Row], runs: list[Run]) -> list[Row]:
+    """Cells of router × capacity, for each model, that someone asked for in part and that have no finished run."""
+    filled = {(row.router, row.model, row.capacity) for row in rows}
+    gaps = []
+    for model in dict.fromkeys(run.model for run in runs):
+        asked = [run for run in runs if run.model == model]
+        capacities = dict.fromkeys(run.capacity for run in asked if run.router != "dense")
+        cells = {(run.router, run.capacity): None for run in asked}
+        cells |= {(run.router, c): None for run in asked if run.router != "dense" for c in capacities}
+        gaps += [Row(router, model, c, "", []) for router, c in cells if (router, model, c) not in filled]
+    return gaps
+
+
+def _order(row: Row, size: dict[str, float]) -> tuple[Any, ...]:
+    rank = ROUTER_ORDER.index(row.router) if row.router in ROUTER_ORDER else len(ROUTER_ORDER)
+    return size.get(row.model, 0.0), row.model, row.capacity or 0.0, rank, row.router, row.variant
+
+
+def _length(run: Run) -> str:
+    """The length of training, in words."""
+    recipe = run.config.get("recipe")
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("steps"), int):
+        return ""
+    return f", {recipe['steps']:,} steps of {recipe.get('batch', '?')} pictures"
+
+
+def _partition(runs: Iterable[Run], belongs: Callable[[str], bool]) -> list[list[Run]]:
+    """Runs that are equal in all settings whose name ``belongs``; the seed never counts."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        named = {"router.name": run.router, "model.name": run.model, "capacity.factor": run.capacity}
+        settings = {**named, "data.name": run.data, **run.science}
+        compared = {key: value for key, value in settings.items() if key != "seed" and belongs(key)}
+        groups.setdefault(json.dumps(compared, sort_keys=True), []).append(run)
+    return list(groups.values())
+
+
+def _distinctions(groups: list[list[Run]], names: Sequence[Hashable]) -> list[str]:
+    """For each group the settings, in brackets, that tell it from groups of the same name; empty if there are none."""
+    firsts = [group[0] for group in groups]
+    alike = [[other for other, same in zip(firsts, names) if same == name] for name in names]
+    return [f"({_apart(run, others)})" if len(others) > 1 else "" for run, others in zip(firsts, alike)]
+
+
+def _apart(run: Run, alike: list[Run]) -> str:
+    """The settings in which ``alike`` differ, as ``run`` has them."""
+    keys = sorted({key for other in alike for key in other.science} - {"seed"})
+    differing = [key for key in keys if len({json.dumps(other.science.get(key)) for other in alike}) > 1]
+    return ", ".join(f"{key}={run.science.get(key, 'default')}" for key in differing)
