@@ -17,7 +17,7 @@ from PIL import Image
 from moe_bench.config.schema import CapacityConfig, ModelConfig, RouterConfig, SparseRouterConfig
 from moe_bench.data.datamodule import ImageData
 from moe_bench.data.index import ShardIndex, open_split
-from moe_bench.data.make import Sample, write_split
+from moe_bench.data.make import Origin, Sample, write_dataset
 from moe_bench.data.sources import split_of
 from moe_bench.model import from_config
 from moe_bench.monitor.jsonl import JsonlLogger
@@ -51,8 +51,8 @@ def samples(count: int, seed: int) -> list[Sample]:
 @pytest.fixture(scope="session")
 def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardIndex, ShardIndex]:
     folder = tmp_path_factory.mktemp("shards")
-    for split, count in (("train", 44), ("val", VAL)):
-        write_split(folder, split, samples(count, seed=count), per_shard=16)
+    parts = {split: samples(count, seed=count) for split, count in (("train", 44), ("val", VAL))}
+    write_dataset(folder, "quarters", Origin([str(c) for c in range(CLASSES)], parts), per_shard=16)
     cache = tmp_path_factory.mktemp("cache")
     train, val = (open_split(split_of(folder, name), cache_dir=cache, progress=False) for name in ("train", "val"))
     return train, val

@@ -1,0 +1,131 @@
+"""``moe-bench probe RUN``: few-shot scores of a finished or interrupted run on other data or under another protocol."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moe_bench.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from moe_bench.model import VisionTransformer
+    from moe_bench.probe.score import Protocol, Score
+
+EXAMPLES = """examples:
+  moe-bench probe runs/NAME                                  the run's own sets and protocol
+  moe-bench probe runs/NAME --data ~/shards/birds            your pictures: train-*.tar and test-*.tar
+  moe-bench probe runs/NAME --shots 1,5,10,25 --policy best  as V-MoE reports it
+
+The pixels column is the same regression on raw pixels, at most 32 a side: the floor that a score must beat.
+policies: fixed λ; best, chosen on the test sets as V-MoE does; heldout, by cross-validation of the training shots.
+"""
+
+
+def run(argv: list[str]) -> int:
+    """Prints a table, or JSON with ``--json``; writes nothing. Raises MoeBenchError for what cannot be done."""
+    args = _parser().parse_args(argv)
+    config = _config(args.run)
+    settings = config.probe
+    sources = args.data or list(settings.sets) or list(config.data.probe)
+    if not sources:
+        raise ConfigError(f"{args.run} names no data set to probe on. Give one: moe-bench probe {args.run} --data DIR")
+
+    from moe_bench.probe.callback import floor
+    from moe_bench.probe.features import pre_logits
+    from moe_bench.probe.score import Protocol, Reader, open_sets, score
+
+    protocol = Protocol(
+        shots=tuple(args.shots or settings.shots),
+        draws=args.draws or settings.draws,
+        policy=args.policy or settings.policy,
+        l2=settings.l2 if args.l2 is None else args.l2,
+        crop=settings.crop if args.crop is None else args.crop,
+    )
+    sets = open_sets(sources, config.data.cache_dir)
+    model, step = load_model(args.run, config)
+    device = _device(args.device)
+    reader = Reader(config.model.image_size, args.batch, args.workers, device)
+    scores = score(sets, protocol, pre_logits(model.eval().to(device)), reader)
+    floors = floor(sets, protocol, config.model.image_size, args.batch, args.workers)
+    told = [
+        {**asdict(one), "floor": low.accuracy, "step": step, "run": str(args.run)} for one, low in zip(scores, floors)
+    ]
+    print(json.dumps(told, indent=2) if args.json else table(scores, floors, protocol, step))
+    return 0
+
+
+def load_model(run: Path, config: Any) -> tuple[VisionTransformer, int]:
+    """The model of a run with the weights of its newest checkpoint, and their step."""
+    from moe_bench.model import from_config
+    from moe_bench.training.store import check_fits, load_weights
+
+    weights, manifest = load_weights(run)
+    if "head.bias" not in weights:
+        raise CheckpointError(f"the checkpoint in {run} has no head.bias; it is not of this program's models")
+    model = from_config(config.model, config.router, config.capacity, num_classes=len(weights["head.bias"]))
+    check_fits(model.state_dict(), weights)
+    model.load_state_dict(weights)
+    return model, int(manifest["step"])
+
+
+def table(scores: list[Score], floors: list[Score], protocol: Protocol, step: int) -> str:
+    """Scores in percent, a line each."""
+    width = max(len("data set"), *(len(one.dataset) for one in scores))
+    lines = [f"{'data set':<{width}}  shots  accuracy        pixels        λ"]
+    for one, low in zip(scores, floors, strict=True):
+        accuracy = f"{100 * one.accuracy:5.1f} ± {100 * one.std:4.1f} %"
+        lines.append(
+            f"{one.dataset:<{width}}  {one.shots:>5}  {accuracy:<14}  {100 * low.accuracy:5.1f} %  {one.l2:>8g}"
+        )
+    about = f"weights of step {step} · mean ± std over {protocol.draws} draws · λ policy {protocol.policy}"
+    return "\n".join([*lines, about])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="moe-bench probe",
+        description="Few-shot accuracy of a run's features: ridge regression on frozen pre-logits.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument(
+        "--data", action="append", metavar="DIR", help='a folder of shards, or "digits"; repeat for more [the run\'s]'
+    )
+    parser.add_argument("--shots", type=_numbers, metavar="N,N", help="pictures a class [the run's]")
+    parser.add_argument("--draws", type=int, metavar="N", help="random draws to average [the run's]")
+    parser.add_argument("--policy", choices=("fixed", "best", "heldout"), help="how λ is chosen [the run's]")
+    parser.add_argument("--l2", type=float, metavar="λ", help="λ under --policy fixed [the run's]")
+    parser.add_argument("--crop", type=float, metavar="SHARE", help="side kept by the centre crop [the run's]")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to encode [auto]")
+    parser.add_argument("--batch", type=int, default=256, metavar="N", help="pictures at once [256]")
+    parser.add_argument("--workers", type=int, metavar="N", help="data processes [from the CPU count]")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def _config(run: Path) -> Any:
+    from moe_bench.config import from_dict
+
+    path = run / "run.json"
+    try:
+        return from_dict(json.loads(path.read_text(encoding="utf-8"))["config"])
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{run} is not a run folder: it has no run.json. `moe-bench ls` shows the runs."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _device(asked: str) -> str:
+    from moe_bench.training.strategy import resolve
+
+    return "cuda" if resolve(asked).accelerator == "gpu" else "cpu"

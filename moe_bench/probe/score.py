@@ -1,0 +1,182 @@
+"""The few-shot protocol: data sets, draws, a λ policy → one score for each data set and number of shots.
+
+For each draw (seed 0, 1, ...) and class, the first ``shots`` pictures of a permutation of the training split are the
+training examples; the whole test split is the test. Pictures are squeezed to a square and not augmented. Only pictures
+that some draw uses, and the test split, are ever encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median, pstdev
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moe_bench.data.digits import ensure_downstream
+from moe_bench.data.index import ShardIndex, open_split
+from moe_bench.data.loader import BatchLoader, eval_loader
+from moe_bench.data.sources import split_of
+from moe_bench.errors import ConfigError
+from moe_bench.probe.features import Encoder, extract
+from moe_bench.probe.policies import best_rank, heldout
+from moe_bench.probe.ridge import L2_GRID, draw, few_shot
+
+POLICIES = ("fixed", "best", "heldout")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a score is made. Scores of different protocols do not compare."""
+
+    shots: tuple[int, ...] = (10,)  # pictures a class
+    draws: int = 3  # seeds 0 … draws − 1; the score is their mean
+    policy: str = "fixed"  # see policies.py
+    l2: float = 1024.0  # under "fixed"
+    crop: float = 1.0  # share of the squeezed square that the centre crop keeps
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ConfigError(f"probe.policy={self.policy}: use one of {', '.join(POLICIES)}.")
+        if not self.shots or min(self.shots) < 1 or self.draws < 1:
+            raise ConfigError(f"probe.shots={list(self.shots)}, probe.draws={self.draws}: both need at least 1.")
+        if self.policy == "heldout" and min(self.shots) < 2:
+            raise ConfigError("probe.policy=heldout holds out a part of the shots, so probe.shots must be at least 2.")
+
+
+@dataclass(frozen=True)
+class ProbeSet:
+    """A labelled data set to probe on: pictures to draw from, pictures to judge by."""
+
+    name: str
+    train: ShardIndex
+    test: ShardIndex
+
+    def __post_init__(self) -> None:
+        if self.train.labels.shape[1] > 1 or self.test.labels.shape[1] > 1:
+            raise ConfigError(f"the probe needs one label a picture; {self.name} has pictures with several")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Few-shot accuracy: mean and population standard deviation over draws."""
+
+    dataset: str
+    shots: int
+    accuracy: float
+    std: float
+    l2: float  # the median over draws where each has its own
+    protocol: Protocol
+
+
+def open_sets(sources: Sequence[str], cache_dir: str | Path | None = None, progress: bool = True) -> list[ProbeSet]:
+    """Folders of shards (train-* and test-* or val-*), or "digits", named after the folder.
+
+    Raises:
+        DataError: a folder or shards are missing or damaged.
+        ConfigError: two sets of one name, or pictures with several labels.
+    """
+    sets = [_open(source, cache_dir, progress) for source in sources]
+    names = [one.name for one in sets]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"probe.sets: two data sets have the same name among {', '.join(names)}; rename a folder")
+    return sets
+
+
+def _open(source: str, cache_dir: str | Path | None, progress: bool) -> ProbeSet:
+    folder = ensure_downstream(cache_dir, progress) if source == "digits" else Path(source).expanduser().resolve()
+    train, test = (
+        open_split(split_of(folder, split), cache_dir=cache_dir, progress=progress) for split in ("train", "test")
+    )
+    return ProbeSet(folder.name, train, test)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A data set as features: of the pictures that some draw uses, and of the test split."""
+
+    train_numbers: np.ndarray  # (N,) ascending
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+
+    def support(self, labels: np.ndarray, shots: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The training examples of one draw: (n, D), (n,)."""
+        rows = torch.from_numpy(np.searchsorted(self.train_numbers, draw(labels, shots, seed)))
+        return self.train_x[rows], self.train_y[rows]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How pictures are read for the probe."""
+
+    image_size: int
+    batch: int = 256
+    workers: int | None = None
+    device: torch.device | str = "cpu"
+
+    def examples(
+        self, data: ProbeSet, protocol: Protocol, encode: Encoder, advance: Callable[[], None] = lambda: None
+    ) -> Examples:
+        labels, most = data.train.labels[:, 0], max(protocol.shots)
+        drawn = np.unique(np.concatenate([draw(labels, most, seed) for seed in range(protocol.draws)]))
+        train_x, train_y = extract(encode, self._loader(data.train, drawn, protocol), self.device, advance)
+        test_x, test_y = extract(encode, self._loader(data.test, None, protocol), self.device, advance)
+        return Examples(drawn, train_x, train_y, test_x, test_y)
+
+    def _loader(self, index: ShardIndex, numbers: np.ndarray | None, protocol: Protocol) -> BatchLoader:
+        return eval_loader(
+            index,
+            numbers,
+            image_size=self.image_size,
+            crop=protocol.crop,
+            squeeze=True,
+            batch=self.batch,
+            workers=self.workers,
+        )
+
+
+def score(
+    sets: Sequence[ProbeSet],
+    protocol: Protocol,
+    encode: Encoder,
+    reader: Reader,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Score]:
+    """One score for each data set and number of shots. ``advance`` is called after each batch of pictures."""
+    grid = (protocol.l2,) if protocol.policy == "fixed" else L2_GRID
+    tables: dict[tuple[str, int], list[Tensor]] = {}  # accuracies (L,) of each draw
+    chosen: dict[tuple[str, int], list[int]] = {}  # place in the grid for each draw, under heldout
+    for data in sets:
+        examples, labels = reader.examples(data, protocol, encode, advance), data.train.labels[:, 0]
+        for shots in protocol.shots:
+            supports = [examples.support(labels, shots, seed) for seed in range(protocol.draws)]
+            tables[data.name, shots] = [few_shot(x, y, examples.test_x, examples.test_y, grid) for x, y in supports]
+            if protocol.policy == "heldout":
+                chosen[data.name, shots] = [grid.index(heldout(x, y)) for x, y in supports]
+    for shots in protocol.shots if protocol.policy != "heldout" else ():
+        ranked = torch.stack([row for (_, s), rows in tables.items() if s == shots for row in rows])
+        chosen |= {key: [best_rank(ranked)] * protocol.draws for key in tables if key[1] == shots}
+    return [_score(key, rows, chosen[key], grid, protocol) for key, rows in tables.items()]
+
+
+def _score(
+    key: tuple[str, int], rows: list[Tensor], chosen: list[int], grid: Sequence[float], protocol: Protocol
+) -> Score:
+    accuracies = [float(row[place]) for row, place in zip(rows, chosen)]
+    l2 = median(grid[place] for place in chosen)
+    return Score(key[0], key[1], mean(accuracies), pstdev(accuracies), l2, protocol)
+
+
+def batches(sets: Sequence[ProbeSet], protocol: Protocol, batch: int) -> int:
+    """How often ``score`` calls ``advance``."""
+    total = 0
+    for data in sets:
+        labels, most = data.train.labels[:, 0], max(protocol.shots)
+        drawn = np.unique(np.concatenate([draw(labels, most, seed) for seed in range(protocol.draws)]))
+        total += -(-len(drawn) // batch) - (-len(data.test) // batch)
+    return total
