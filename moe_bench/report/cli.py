@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
+from rich.text import Text
+
 from moe_bench.errors import CheckpointError, ConfigError
 from moe_bench.monitor.console import make_console
 from moe_bench.report.collect import Collection, collect
@@ -33,12 +35,17 @@ def _ls(collection: Collection) -> int:
 def _report(collection: Collection, out: Path | None, with_paper: bool) -> int:
     console = make_console()
     grouped = sections(collection.runs)
-    tables = [result_table(section, published() if with_paper else None) for section in grouped]
+    paper = published() if with_paper else None
+    tables = [result_table(section, paper) for section in grouped]
     for table in tables:
-        console.print(terminal(table, console))
+        for line in terminal(table, console.width):
+            console.print(line)
         console.print()
+    reading = [HOW_TO_READ, *(paper.notes if paper else [])]
+    for note in reading[1:]:
+        console.print(Text(note, style="dim"))
     folder = out or collection.root / "report"
-    page = markdown("moe-bench report", tables, [f"Folder {collection.root}: {tally(collection)}.", HOW_TO_READ])
+    page = markdown("moe-bench report", tables, [f"Folder {collection.root}: {tally(collection)}.", *reading])
     _write(folder, {"report.md": page, "report.csv": csv_text(grouped)})
     for note in torn_note(collection):
         console.print(note)
@@ -48,8 +55,8 @@ def _report(collection: Collection, out: Path | None, with_paper: bool) -> int:
 
 HOW_TO_READ = (
     "Each row is a mean over seeds ± their sample standard deviation; a row of one seed has none. Runs on other data "
-    "or with another recipe are in another table. – is a gap. Accuracies are in percent of the whole validation or test "
-    "set; device-days are devices × training seconds / 86,400; GFLOP/img is a forward pass."
+    "or with another recipe are in another table. – is a gap. Accuracies are in percent of the whole validation or "
+    "test set; device-days are devices × training seconds / 86,400; GFLOP/img is a forward pass."
 )
 
 

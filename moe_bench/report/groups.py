@@ -55,20 +55,26 @@ class Section:
     rows: list[Row]
     others: list[Run]
 
+    @property
+    def size(self) -> int:
+        return len(self.others) + sum(row.seeds for row in self.rows)
+
 
 def sections(runs: Sequence[Run]) -> list[Section]:
-    """Every run in exactly one place, sections by title, rows by model size, capacity and router."""
+    """Every run in exactly one place; sections by data, the largest first; rows by model size, capacity and router."""
     grouped = _partition(runs, lambda key: not key.startswith(ROW_GROUPS))
     titles = [f"{group[0].data}{_length(group[0])}" for group in grouped]
-    named = zip(titles, _distinctions(grouped, titles), grouped)
-    return sorted((_section(f"{title} {apart}".strip(), group) for title, apart, group in named), key=lambda s: s.title)
+    apart = _distinctions(grouped, titles, lambda key: not key.startswith(ROW_GROUPS))
+    found = [_section(f"{title} {setting}".strip(), runs) for title, setting, runs in zip(titles, apart, grouped)]
+    return sorted(found, key=lambda section: (section.title.partition(" (")[0], -section.size, section.title))
 
 
 def _section(title: str, runs: list[Run]) -> Section:
     finished = [run for run in runs if run.summary is not None]
     grouped = _partition(finished, lambda key: key.startswith(ROW_GROUPS))
     cells = [(group[0].router, group[0].model, group[0].capacity) for group in grouped]
-    rows = [Row(*cell, apart, group) for cell, apart, group in zip(cells, _distinctions(grouped, cells), grouped)]
+    apart = _distinctions(grouped, cells, lambda key: key.startswith(ROW_GROUPS))
+    rows = [Row(*cell, settings, group) for cell, settings, group in zip(cells, apart, grouped)]
     size = {row.model: row.runs[0].number("params/active") or 0.0 for row in rows}
     rows = sorted([*rows, *_gaps(rows, runs)], key=lambda row: _order(row, size))
     return Section(title, rows, [run for run in runs if run.summary is None])
@@ -111,15 +117,15 @@ def _partition(runs: Iterable[Run], belongs: Callable[[str], bool]) -> list[list
     return list(groups.values())
 
 
-def _distinctions(groups: list[list[Run]], names: Sequence[Hashable]) -> list[str]:
+def _distinctions(groups: list[list[Run]], names: Sequence[Hashable], belongs: Callable[[str], bool]) -> list[str]:
     """For each group the settings, in brackets, that tell it from groups of the same name; empty if there are none."""
     firsts = [group[0] for group in groups]
     alike = [[other for other, same in zip(firsts, names) if same == name] for name in names]
-    return [f"({_apart(run, others)})" if len(others) > 1 else "" for run, others in zip(firsts, alike)]
+    return [f"({_apart(run, others, belongs)})" if len(others) > 1 else "" for run, others in zip(firsts, alike)]
 
 
-def _apart(run: Run, alike: list[Run]) -> str:
+def _apart(run: Run, alike: list[Run], belongs: Callable[[str], bool]) -> str:
     """The settings in which ``alike`` differ, as ``run`` has them."""
-    keys = sorted({key for other in alike for key in other.science} - {"seed"})
+    keys = sorted({key for other in alike for key in other.science if belongs(key)} - {"seed"})
     differing = [key for key in keys if len({json.dumps(other.science.get(key)) for other in alike}) > 1]
     return ", ".join(f"{key}={run.science.get(key, 'default')}" for key in differing)

@@ -60,7 +60,7 @@ def _when(run: Run) -> str:
     """Time left while it runs, else how long ago it was last heard of."""
     if run.state == "running":
         return f"{duration(run.eta_s)} left" if run.eta_s is not None else "starting"
-    return f"{duration(run.age_s)} ago" if run.age_s is not None else MISSING
+    return f"{duration(round(run.age_s))} ago" if run.age_s is not None else MISSING
 
 
 def _age(run: Run) -> tuple[bool, float]:

@@ -5,48 +5,54 @@ from __future__ import annotations
 import csv
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 
-from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from moe_bench.report.groups import Mean, Section
 from moe_bench.report.tables import PRICE, Column, Table, probe_columns
 
+GAP = "  "
+
 _MARKDOWN = re.compile(r"([\\|`*\[\]])")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def terminal(table: Table, console: Console) -> RenderableType:
-    """At the console's width: columns that can be spared are left out, and the note says so."""
+def terminal(table: Table, columns: int) -> list[Text]:
+    """Lines for a terminal of so many columns: figures that can be spared are left out, and the last note says so."""
     shown = list(range(len(table.headings)))
     spare = list(table.spare)
-    while spare and _width(table, shown) > console.width:
+    while spare and sum(_width(table, i) + len(GAP) for i in shown) - len(GAP) > columns:
         shown.remove(spare.pop(0))
-    notes = [*table.notes]
-    if left_out := [h for i, h in enumerate(table.headings) if i not in shown]:
-        notes.append(f"Left out for width: {', '.join(left_out)}; report.md and report.csv have them.")
-    return Group(Text(table.title, style="bold"), _grid(table, shown), *(Text(note, style="dim") for note in notes))
-
-
-def _grid(table: Table, shown: Sequence[int]) -> RichTable:
-    grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="", show_edge=False)
-    for i in shown:
-        figure = i >= table.labels
-        grid.add_column(Text(table.headings[i]), justify="right" if figure else "left", no_wrap=figure, overflow="fold")
+    lines = [Text(table.title, style="bold"), *(Text(line, style="dim") for line in _heading_lines(table, shown))]
     for number, row in enumerate(table.rows):
-        grid.add_row(*(Text(row[i]) for i in shown), end_section=number + 1 in table.breaks)
-    return grid
+        if number in table.breaks:
+            lines.append(Text(""))
+        lines.append(Text(_line(table, shown, row)))
+    lines += [Text(""), *(Text(note, style="dim") for note in table.notes)]
+    if left_out := [heading for i, heading in enumerate(table.headings) if i not in shown]:
+        lines.append(Text(f"Left out for width: {', '.join(left_out)}. report.md has them.", style="dim"))
+    return lines
 
 
-def _width(table: Table, shown: Sequence[int]) -> int:
-    """Columns of text that the table needs; headings wrap at spaces."""
-    return sum(_column_width(table, i) + 2 for i in shown)
+def _heading_lines(table: Table, shown: Sequence[int]) -> list[str]:
+    """Headings broken at spaces, standing on their columns, and a rule."""
+    words = [textwrap.wrap(heading, max(1, _width(table, i))) for i, heading in enumerate(table.headings)]
+    height = max(len(words[i]) for i in shown)
+    lines = [_line(table, shown, [([""] * (height - len(w)) + w)[level] for w in words]) for level in range(height)]
+    return [*lines, "─" * (sum(_width(table, i) + len(GAP) for i in shown) - len(GAP))]
 
 
-def _column_width(table: Table, i: int) -> int:
+def _line(table: Table, shown: Sequence[int], cells: Sequence[str]) -> str:
+    """Words to the left, figures to the right."""
+    aligned = [
+        cells[i].ljust(_width(table, i)) if i < table.labels else cells[i].rjust(_width(table, i)) for i in shown
+    ]
+    return GAP.join(aligned).rstrip()
+
+
+def _width(table: Table, i: int) -> int:
     return max(len(text) for text in [*table.headings[i].split(), *(row[i] for row in table.rows)])
 
 

@@ -63,8 +63,9 @@ def result_table(section: Section, published: Published | None = None) -> Table:
         rows.append([*_labels(row), str(row.seeds or MISSING), *cells, *extra])
     keys = [(row.model, row.capacity) for row in section.rows]
     breaks = [i for i in range(1, len(keys)) if keys[i] != keys[i - 1]]
-    notes = [*result_notes(finished), *(published.notes if published else []), *unfinished_notes(section.others)]
-    spare = [4 + columns.index(column) for column in reversed(PRICE[1:])]
+    notes = [*result_notes(finished), *unfinished_notes(section.others)]
+    spare = [4 + columns.index(column) for column in reversed(PRICE)]
+    spare += [len(headings) - 1] if published else []
     return Table(section.title, headings, rows, notes, labels=3, breaks=breaks, spare=spare)
 
 
@@ -118,7 +119,7 @@ def _device(run: Run) -> str:
 
 def unfinished_notes(runs: list[Run]) -> list[str]:
     """One line for each run that is in no mean, and why."""
-    return [f"Not in the table: {run.name} – {describe_state(run)}." for run in runs]
+    return [f"Not counted: {run.name} – {describe_state(run)}" for run in runs]
 
 
 def describe_state(run: Run) -> str:
