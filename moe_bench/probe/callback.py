@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from statistics import median
+from typing import cast
 
 from lightning.pytorch import LightningModule, Trainer
+from torch import nn
 
 from moe_bench.probe.features import FLOOR_SIZE, pixels, pre_logits
 from moe_bench.probe.score import ProbeSet, Protocol, Reader, Score, batches, score
@@ -58,7 +60,7 @@ class ProbeCallback(Periodic):
             if not self.floors:
                 self.floors = floor(self.sets, self.protocol, self.image_size, self.batch, self.workers, advance)
         reader = Reader(self.image_size, self.batch, self.workers, module.device)
-        encode = pre_logits(module.model, trainer.precision_plugin.val_step_context)
+        encode = pre_logits(cast(nn.Module, module.model), trainer.precision_plugin.val_step_context)
         with evaluating(module), self._advancing("probe") as advance:
             self.scores = score(self.sets, self.protocol, encode, reader, advance)
         return figures(self.scores, self.floors)

@@ -1,9 +1,11 @@
 """Which λ a few-shot score is reported at.
 
-fixed    one number, 1024: what big_vision does
-best     one λ for all data sets and draws, the one with the best mean rank of *test* accuracy: what V-MoE does. With
-         one data set this is simply the λ that is best on its test set: comparable with published numbers, optimistic
-heldout  for each draw, by cross-validation inside its own few training examples: never sees the test set
+    fixed    one number, 1024: what big_vision does
+    best     one λ for all data sets and draws, with the best mean rank of *test* accuracy: what V-MoE does
+    heldout  for each draw, by cross-validation inside its own few training examples
+
+With one data set "best" is simply the λ that does best on its test set: comparable with published numbers, and
+optimistic. "heldout" never sees the test set.
 """
 
 from __future__ import annotations
