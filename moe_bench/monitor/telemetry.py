@@ -1,7 +1,7 @@
 """What the routers do, in figures: averages over layers in metrics.jsonl, each layer in routing/layers.jsonl.
 
-On logging steps a hook on every module called ``router`` keeps the figures of what it returns, ``Routing.stats()``: of the
-step's last micro-batch, on this rank. They stay on the device until the step is over and cross in one copy.
+On logging steps a hook on every module called ``router`` keeps the figures of what it returns, ``Routing.stats()``: of
+the step's last micro-batch, on this rank. They stay on the device until the step is over and cross in one copy.
 """
 
 from __future__ import annotations
