@@ -18,8 +18,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from moe_bench.monitor.rows import encode
 
-UNUSED = ("epoch",)  # a run is one long pass counted in steps
-
 
 class JsonlLogger(Logger):
     """Appends to ``path``. ``batch`` is the number of pictures a step over all devices."""
@@ -44,13 +42,10 @@ class JsonlLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append one row; a row without any figure is not written."""
-        figures = {name: value for name, value in metrics.items() if name not in UNUSED}
-        if not figures:
-            return
+        """Append one row."""
         if step is None:
-            raise ValueError(f"a row of {self._path.name} needs a step; it has {sorted(figures)}")
-        row = {"step": step, "samples_seen": step * self._batch, "time": round(time.time(), 3), **figures}
+            raise ValueError(f"a row of {self._path.name} needs a step; it has {sorted(metrics)}")
+        row = {"step": step, "samples_seen": step * self._batch, "time": round(time.time(), 3), **metrics}
         if self._file is None:
             self._file = self._path.open("a", encoding="utf-8")
         self._file.write(encode(row))

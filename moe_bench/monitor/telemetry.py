@@ -41,7 +41,7 @@ class RoutingTelemetry(Callback):
         self._unhook()
         self._latest, self._pending = to_host(self._pending), {}
         figures = {f"routing/{name}": value for name, value in over_layers(self._latest).items()}
-        pl_module.log_dict(figures, on_step=True, on_epoch=False, logger=False)
+        pl_module.log_dict(figures, on_step=True, on_epoch=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or not self._latest:

@@ -1,7 +1,7 @@
 """How fast a run trains and what it costs.
 
 A step's time is that of fetching its pictures, moving them and computing on them; validation, probes, checkpoints and
-logging are not training and do not count. Lightning times each of these for its profiler, so the profiler is where the
+logging are not training and do not count. Lightning tells its profiler when each begins and ends, so that is where the
 clock sits. A GPU works behind the program's back, so times are read after it has caught up, once a window of
 ``log_every`` steps, and medians are over windows.
 """
@@ -34,7 +34,6 @@ class StepClock(Profiler):
         super().__init__()
         self.fetch_s = 0.0
         self.compute_s = 0.0
-        self.training = True  # batches are moved to the device in validation too
         self._inner = inner
         self._started: dict[str, float] = {}
 
@@ -48,7 +47,7 @@ class StepClock(Profiler):
         if self._inner is not None:
             self._inner.stop(action_name)
         started = self._started.pop(action_name, None)
-        if started is None or not self.training:
+        if started is None:
             return
         elapsed = time.perf_counter() - started
         if action_name.endswith(FETCH):
@@ -133,13 +132,7 @@ class Throughput(Callback):
             "memory/peak_gb": peak_gb(),
         }
         if step % self._log_every == 0:
-            pl_module.log_dict(figures, on_step=True, on_epoch=False, logger=False)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.clock.training = False
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.clock.training = True
+            pl_module.log_dict(figures, on_step=True, on_epoch=False)
 
     def state_dict(self) -> dict[str, Any]:
         open_s = self.clock.fetch_s + self.clock.compute_s
