@@ -12,7 +12,7 @@ from itertools import chain
 from moe_bench.config.convert import OUR_ROUTERS
 from moe_bench.config.patterns import MOST_SHARDS, count_shards
 from moe_bench.config.plugins import IMPL
-from moe_bench.config.problems import Problem
+from moe_bench.config.problems import Problem, show
 from moe_bench.config.schema import (
     CapacityConfig,
     Config,
@@ -26,7 +26,7 @@ Check = Callable[[Config], Iterator[Problem]]
 
 
 def check(cfg: Config, wrong: set[str] | frozenset[str] = frozenset()) -> list[Problem]:
-    """Every way in which the settings do not fit. Nothing is said that rests on a setting, or a group, known to be wrong."""
+    """Every way in which the settings do not fit, but nothing that rests on a setting or group known to be wrong."""
     found = chain.from_iterable(question(cfg) for question in QUESTIONS)
     return [p for p in found if not any(name in wrong or name.split(".")[0] in wrong for name in p.uses)]
 
@@ -75,7 +75,7 @@ def heads_divide_the_width(cfg: Config) -> Iterator[Problem]:
 
 def moe_blocks_are_blocks(cfg: Config) -> Iterator[Problem]:
     blocks, depth = cfg.model.moe_blocks, cfg.model.depth
-    place, uses = f"model.moe_blocks={blocks}".replace(" ", ""), ("model.moe_blocks", "model.depth")
+    place, uses = f"model.moe_blocks={show(blocks)}", ("model.moe_blocks", "model.depth")
     outside = [b for b in blocks if b >= depth]
     if outside:
         remedy = f"model.moe_blocks=[{','.join(str(b) for b in range(1, depth, 2))}]" if depth > 1 else ""
@@ -119,7 +119,7 @@ def token_choice_has_its_options_alone(cfg: Config) -> Iterator[Problem]:
             yield Problem(place, what, "router.priority=order", ("router.choice", "router.priority"))
     elif (k := router.k or math.ceil(cfg.capacity.factor)) > experts:
         what = f"a token cannot choose {k} of {experts} experts"
-        source = f"router.k={k}" if router.k else f"capacity.factor={cfg.capacity.factor:g}"
+        source = f"router.k={k}" if router.k else f"capacity.factor={show(cfg.capacity.factor)}"
         yield Problem(source, what, f"router.k={experts}", ("router.k", "model.experts", "capacity.factor"))
 
 
@@ -134,10 +134,12 @@ def iterations_and_solver_have_something_to_solve(cfg: Config) -> Iterator[Probl
         for key in ("solver", "solver_lr"):
             if (value := getattr(router, key)) is not None:
                 what = f"only affinity=sparse has a {key}; this is affinity={router.affinity}"
-                yield Problem(f"router.{key}={value}", what, f"router.{key}=null", ("router.affinity", f"router.{key}"))
+                yield Problem(
+                    f"router.{key}={show(value)}", what, f"router.{key}=null", ("router.affinity", f"router.{key}")
+                )
     elif router.solver not in (None, "adam") and router.solver_lr is not None:
         what = f"it is Adam's step, and solver={router.solver} takes none"
-        place = f"router.solver_lr={router.solver_lr:g}"
+        place = f"router.solver_lr={show(router.solver_lr)}"
         yield Problem(place, what, "router.solver_lr=null", ("router.solver", "router.solver_lr"))
 
 
@@ -145,7 +147,7 @@ def load_loss_has_noise(cfg: Config) -> Iterator[Problem]:
     router = cfg.router
     if isinstance(router, SparseRouterConfig) and router.load > 0 and router.noise == 0:
         what = "the load loss is a probability over the noise on the logits, and router.noise=0"
-        yield Problem(f"router.load={router.load:g}", what, "router.load=0", ("router.load", "router.noise"))
+        yield Problem(f"router.load={show(router.load)}", what, "router.load=0", ("router.load", "router.noise"))
 
 
 def own_router_can_be_found(cfg: Config) -> Iterator[Problem]:
@@ -155,7 +157,9 @@ def own_router_can_be_found(cfg: Config) -> Iterator[Problem]:
         yield Problem(f"router.impl={router.impl}", what, "router.impl=package.module:Class", ("router.impl",))
     if router.options and type(router) is not RouterConfig:
         what = f"these are for a router of your own, and {router.name} is one of ours"
-        yield Problem(f"router.options={router.options}", what, "router.impl=package.module:Class", ("router.options",))
+        yield Problem(
+            f"router.options={show(router.options)}", what, "router.impl=package.module:Class", ("router.options",)
+        )
 
 
 def every_expert_has_a_slot(cfg: Config) -> Iterator[Problem]:
@@ -170,7 +174,7 @@ def every_expert_has_a_slot(cfg: Config) -> Iterator[Problem]:
         *("model.image_size", "model.patch", "model.head", "model.experts"),
         *("capacity.factor", "capacity.rounding", "capacity.multiple_of", "capacity.group_images", "router.name"),
     )
-    place = f"capacity.factor={factor:g}"
+    place = f"capacity.factor={show(factor)}"
     if slots < 1:
         least = f"capacity.factor={math.ceil(experts / tokens * 1000) / 1000:g}"
         more = "" if group == 1 else f", or capacity.group_images={math.ceil(group / share)}"
@@ -211,18 +215,20 @@ def schedule_fits_the_steps(cfg: Config) -> Iterator[Problem]:
     elif warmup + cooldown > recipe.steps:
         what = f"{warmup} steps of warm-up and {cooldown} of cool-down are more than the {recipe.steps} of the run"
         remedy = f"recipe.cooldown={recipe.steps - warmup}"
-        uses = ("recipe.cooldown", "recipe.warmup", "recipe.steps")
-        yield Problem(f"recipe.cooldown={cooldown}", what, remedy, uses)
+        needs = ("recipe.cooldown", "recipe.warmup", "recipe.steps")
+        yield Problem(f"recipe.cooldown={cooldown}", what, remedy, needs)
     if cooldown and recipe.schedule != "rsqrt":
         what = f"the {recipe.schedule} schedule has no cool-down"
         place, uses = f"recipe.cooldown={cooldown}", ("recipe.cooldown", "recipe.schedule")
         yield Problem(place, what, "recipe.cooldown=0, or recipe.schedule=rsqrt", uses)
     if recipe.schedule in ("linear", "cosine") and recipe.end_lr > recipe.lr:
-        what = f"the {recipe.schedule} schedule falls to it from recipe.lr={recipe.lr:g}"
-        place, remedy = f"recipe.end_lr={recipe.end_lr:g}", f"recipe.end_lr={recipe.lr / 100:g}"
+        what = f"the {recipe.schedule} schedule falls to it from recipe.lr={show(recipe.lr)}"
+        place, remedy = f"recipe.end_lr={show(recipe.end_lr)}", f"recipe.end_lr={show(recipe.lr / 100)}"
         yield Problem(place, what, remedy, ("recipe.end_lr", "recipe.lr", "recipe.schedule"))
     if len(recipe.betas) != 2:
-        yield Problem(f"recipe.betas={recipe.betas}", "Adam has two", "recipe.betas=[0.9,0.999]", ("recipe.betas",))
+        yield Problem(
+            f"recipe.betas={show(recipe.betas)}", "Adam has two", "recipe.betas=[0.9,0.999]", ("recipe.betas",)
+        )
 
 
 def loss_fits_the_labels(cfg: Config) -> Iterator[Problem]:
@@ -255,7 +261,7 @@ def patterns_are_bounded(cfg: Config) -> Iterator[Problem]:
             yield Problem(f"data.{name}", what, f"data.{name}='DIR/{name}-{{000..099}}.tar'", (f"data.{name}",))
         elif (count := sum(map(count_shards, patterns))) > MOST_SHARDS:
             what = f"the braces stand for {count:.3g} shards; the most is {MOST_SHARDS:,}"
-            yield Problem(f"data.{name}={value}", what, uses=(f"data.{name}",))
+            yield Problem(f"data.{name}={show(value)}", what, uses=(f"data.{name}",))
 
 
 def probe_has_shots(cfg: Config) -> Iterator[Problem]:

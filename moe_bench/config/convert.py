@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from moe_bench.config.limits import LIMITS
 from moe_bench.config.plugins import router_entry_points
-from moe_bench.config.problems import Problem, did_you_mean
+from moe_bench.config.problems import Problem, did_you_mean, show
 from moe_bench.config.schema import (
     ROUTER_KINDS,
     WORDS,
@@ -195,14 +195,3 @@ def _example(place: str, value: Any, kind: Any, default: Any) -> str:
     if get_origin(kind) is list and not isinstance(value, list) and _read([value], kind) is not WRONG:
         return f"{place}=[{show(value)}]"
     return f"for example {place}={show(default)}" if default is not MISSING else ""
-
-
-def show(value: Any) -> str:
-    """A value as it would be typed."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
-        return "[" + ",".join(map(show, value)) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{k}: {show(v)}" for k, v in value.items()) + "}"
-    return str(value)

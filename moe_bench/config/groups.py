@@ -1,4 +1,4 @@
-"""The folders of YAML, read without Hydra: which groups there are, which options each has, and what an option is for."""
+"""The folders of YAML, read without Hydra: which groups there are, their options, and what each is for."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def user_dirs(config_dir: str | None = None) -> list[Path]:
 
 
 def find_groups(config_dir: str | None = None) -> Groups:
-    """Every option of every group, a user's own included; an option of ours wins over one of the same name, as in Hydra."""
+    """Every option of every group, a user's own included; ours wins over one of the same name, as in Hydra."""
     groups: Groups = {}
     for folder in [conf_dir(), *user_dirs(config_dir)]:
         for file in sorted(folder.rglob("*.yaml")):

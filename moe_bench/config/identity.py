@@ -47,7 +47,7 @@ def science(cfg: Config) -> dict[str, Any]:
 
 
 def run_id(cfg: Config) -> str:
-    """``<router>-<model>-c<capacity>-<data>-s<seed>-<hash8>``: also the name of the run's folder, safe in any file system."""
+    """``<router>-<model>-c<capacity>-<data>-s<seed>-<hash8>``, the name of the run's folder too."""
     canonical = json.dumps({"id_version": ID_VERSION, **_numbers(science(cfg))}, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     parts = (cfg.router.name, cfg.model.name, f"c{cfg.capacity.factor:g}", data_name(cfg.data), f"s{cfg.seed}", digest)

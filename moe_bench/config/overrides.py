@@ -30,13 +30,15 @@ class Overrides:
     parsed: tuple[Override, ...]
     spoiled: frozenset[str]  # groups and settings whose line was wrong: they cannot be judged further
 
-    def typed(self) -> list[str]:
-        """The lines as typed."""
-        return [str(o.input_line) for o in self.parsed]
-
     def keys(self) -> frozenset[str]:
         """The dotted names of the settings that were typed."""
         return frozenset(o.key_or_group for o in self.parsed)
+
+
+def values_of(override: Override) -> Iterator[str]:
+    """The lines that several values stand for, lazily; none for one value, or for a search over an interval."""
+    if override.is_sweep_override() and override.is_discrete_sweep():
+        yield from (f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator())
 
 
 def read(lines: Sequence[str], groups: Groups, problems: list[Problem]) -> Overrides:
@@ -45,24 +47,17 @@ def read(lines: Sequence[str], groups: Groups, problems: list[Problem]) -> Overr
     spoiled: set[str] = set()
     for line in lines:
         found = list(_problems_of_text(line))
-        override = None if found else _parse(line, found)
+        override = None if found else parse(line)
         if override is not None:
             found += _problems_of_group(override, groups)
+        elif not found:
+            found.append(_unreadable(line))
         if override is not None and not found:
             parsed.append(_entry_point(override, groups))
         else:
             spoiled.add(line.partition("=")[0].lstrip("+~"))
         problems += found
     return Overrides(tuple(parsed), frozenset(spoiled))
-
-
-def compose_lines(overrides: Sequence[Override], groups: Groups) -> list[str]:
-    """The lines for Hydra. A setting is forced in (``++``): whether it exists is for the schema to say, not the YAML."""
-    return [str(o.input_line) if _is_grammar(o, groups) else f"++{str(o.input_line).lstrip('+')}" for o in overrides]
-
-
-def _is_grammar(override: Override, groups: Groups) -> bool:
-    return override.key_or_group in groups or override.is_hydra_override() or override.is_delete()
 
 
 def _problems_of_text(line: str) -> Iterator[Problem]:
@@ -76,7 +71,7 @@ def _problems_of_text(line: str) -> Iterator[Problem]:
 
 
 def calls_resolver(value: str) -> bool:
-    """Does the text call a resolver, as ``${oc.env:HOME}``, rather than point at another setting, as ``${data.path}``?"""
+    """Does the text call a resolver (``${oc.env:HOME}``) rather than point at another setting (``${data.path}``)?"""
     depth = 0
     for i, character in enumerate(value):
         if value.startswith("${", i):
@@ -88,23 +83,25 @@ def calls_resolver(value: str) -> bool:
     return False
 
 
-def _parse(line: str, found: list[Problem]) -> Override | None:
+def parse(line: str) -> Override | None:
+    """The line by Hydra's grammar; None if that cannot read it."""
     try:
         return OverridesParser.create().parse_override(line)
     except HydraException:
-        if "=" in line:
-            key, _, value = line.partition("=")
-            what, remedy = "the value cannot be read", f"quote it: '{key}=\"{value}\"'"
-        else:
-            what, remedy = "this is neither key=value nor an option", f"{line}=VALUE"
-        found.append(Problem(line, what, remedy))
         return None
+
+
+def _unreadable(line: str) -> Problem:
+    key, equals, value = line.partition("=")
+    if not equals:
+        return Problem(line, "this is neither key=value nor a flag", f"{line}=VALUE")
+    return Problem(line, "the value cannot be read", f"quote it: '{key}=\"{value}\"'")
 
 
 def _problems_of_group(override: Override, groups: Groups) -> Iterator[Problem]:
     group, line = override.key_or_group, str(override.input_line)
-    if group not in groups or override.is_sweep_override():
-        return
+    if group not in groups or group.startswith("hydra/") or override.is_sweep_override():
+        return  # Hydra's own groups have options that are no files of ours
     value = override.value()
     if group in REQUIRED and (override.is_delete() or value is None):
         yield Problem(line, f"a run needs a {group}", INSTEAD_OF_NOTHING.get(group, f"leave it out, or {group}=NAME"))

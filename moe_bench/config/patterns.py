@@ -1,4 +1,4 @@
-"""How many names a brace pattern stands for, counted without expanding it: ``{0..999999999}`` must not fill the memory."""
+"""How many names a brace pattern stands for, counted without expanding it: ``{0..999999999}`` would fill the memory."""
 
 from __future__ import annotations
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from moe_bench.errors import ConfigError, SecurityError
 
@@ -27,6 +28,17 @@ class Problem:
 def printable(text: str) -> str:
     """The text without control characters, so that nothing typed or read can write over a terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def show(value: Any) -> str:
+    """A value as it would be typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return "[" + ",".join(map(show, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}: {show(v)}" for k, v in value.items()) + "}"
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

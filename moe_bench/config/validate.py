@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe_bench.config.argv import normalise
 from moe_bench.config.checks import check
@@ -16,6 +16,10 @@ from moe_bench.config.convert import Conversion, to_config
 from moe_bench.config.groups import Groups, find_groups
 from moe_bench.config.problems import Problem, raise_if_any
 from moe_bench.config.schema import Config
+
+if TYPE_CHECKING:
+    from moe_bench.config.compose import Composition
+    from moe_bench.config.overrides import Overrides
 
 LONGEST_WARMUP = 10_000
 """Steps of warm-up in all of the reference's recipes: what ``warmup=null`` never exceeds."""
@@ -33,34 +37,38 @@ def load(overrides: Sequence[str] = (), config_dir: str | None = None) -> Config
         SecurityError: the same, if an override asks for code or secrets.
     """
     groups, problems = find_groups(config_dir), list[Problem]()
-    config = read_config(normalise(overrides, groups), groups, config_dir, problems)
+    lines, composition = draft(normalise(overrides, groups), groups, config_dir, problems)
+    config = finish(lines, composition, problems)
     raise_if_any(problems)
     assert config is not None, "without a configuration there is a problem"
     return config
 
 
-def read_config(lines: Sequence[str], groups: Groups, config_dir: str | None, problems: list[Problem]) -> Config | None:
-    """Parse, compose, convert and check; what is wrong goes to ``problems``."""
+def draft(
+    lines: Sequence[str], groups: Groups, config_dir: str | None, problems: list[Problem]
+) -> tuple[Overrides, Composition | None]:
+    """Read the lines and compose those that name one value; what is wrong goes to ``problems``."""
     from moe_bench.config.compose import compose_tree  # Hydra: only when something is composed
-    from moe_bench.config.overrides import compose_lines, read
+    from moe_bench.config.overrides import read
 
     overrides = read(lines, groups, problems)
-    for sweep in (o for o in overrides.parsed if o.is_sweep_override()):
-        what = "several values are several runs"
-        problems.append(Problem(str(sweep.input_line), what, f"add -m, or choose one: {_first_value(sweep)}"))
     singles = [o for o in overrides.parsed if not o.is_sweep_override()]
-    composition = compose_tree(compose_lines(singles, groups), config_dir, problems)
+    return overrides, compose_tree(singles, groups, config_dir, problems)
+
+
+def finish(overrides: Overrides, composition: Composition | None, problems: list[Problem]) -> Config | None:
+    """The configuration of one run from its draft, converted and checked. Of what was misspelt no more is said."""
+    from moe_bench.config.overrides import values_of
+
+    for sweep in (o for o in overrides.parsed if o.is_sweep_override()):
+        remedy = f"add -m, or choose one: {next(values_of(sweep), '')}"
+        problems.append(Problem(str(sweep.input_line), "several values are several runs", remedy))
     if composition is None:
         return None
-    return judge(composition.tree, overrides.keys(), overrides.spoiled, problems)
-
-
-def judge(tree: Mapping[str, Any], typed: frozenset[str], spoiled: frozenset[str], problems: list[Problem]) -> Config:
-    """Convert and check a composed tree. Of groups whose option was wrong nothing is said."""
-    conversion = Conversion(typed=typed)
-    config = derive(to_config(tree, conversion))
-    problems += [p for p in conversion.problems if p.place.split(".")[0] not in spoiled]
-    problems += check(config, conversion.wrong | spoiled)
+    conversion = Conversion(typed=overrides.keys())
+    config = derive(to_config(composition.tree, conversion))
+    problems += [p for p in conversion.problems if p.place.split(".")[0] not in overrides.spoiled]
+    problems += check(config, conversion.wrong | overrides.spoiled)
     return config
 
 
@@ -78,7 +86,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
-    """The configuration that ``to_dict`` wrote. Keys that a later version added have their default.
+    """The configuration that ``to_dict`` wrote. Settings that a later version added have their default.
 
     Raises:
         ConfigError: for keys, types or words that this version does not know.
@@ -87,7 +95,3 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
     config = to_config(tree, conversion)
     raise_if_any(conversion.problems)
     return derive(config)
-
-
-def _first_value(sweep: Any) -> str:
-    return f"{sweep.key_or_group}={next(iter(sweep.sweep_string_iterator()))}" if sweep.is_discrete_sweep() else ""

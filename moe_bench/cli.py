@@ -1,0 +1,165 @@
+"""The command ``moe-bench``: its first word is a verb, or else everything is settings and it trains.
+
+Nothing heavy is imported until it is needed, so that help, printed settings and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from moe_bench import __version__
+from moe_bench.config.argv import normalise
+from moe_bench.config.groups import conf_dir, find_groups
+from moe_bench.config.problems import did_you_mean
+from moe_bench.errors import ConfigError
+from moe_bench.guard import guarded
+
+VERBS = {
+    "ls": ("moe_bench.report.cli", "list the runs and how far they are"),
+    "report": ("moe_bench.report.cli", "tables over all finished runs"),
+    "shards": ("moe_bench.data.cli", "make or index shards of pictures"),
+    "probe": ("moe_bench.probe.cli", "probe a finished run on more data"),
+}
+"""Verb → the module whose ``run(argv)`` does it (argv begins with the verb), and what it is for."""
+
+
+def main() -> int:
+    """Entry point of the console script and of ``python -m moe_bench``. Returns the exit code."""
+    return guarded(lambda: dispatch(sys.argv[1:]))
+
+
+def dispatch(words: list[str]) -> int:
+    """Do what the words after the program's name say."""
+    verb = words[0] if words and "=" not in words[0] and words[0][0] not in "-+~" else None
+    if verb in VERBS:
+        return int(import_module(VERBS[verb][0]).run(words))
+    if verb is not None:
+        close = did_you_mean(verb, VERBS)
+        meant = f"did you mean `moe-bench {close}`?" if close else f"Verbs are {', '.join(VERBS)}."
+        raise ConfigError(
+            f"there is no verb {verb!r}. {meant} To train, type settings as key=value; see moe-bench --help"
+        )
+    return run_or_show(words)
+
+
+def run_or_show(words: list[str]) -> int:
+    """Settings and flags: print something, or train."""
+    args = parse(words)
+    if args.version:
+        print(f"moe-bench {__version__}")
+    elif args.help:
+        from moe_bench.usage import usage
+
+        print(usage({verb: what for verb, (_, what) in VERBS.items()}, args.config_dir))
+    elif args.hydra_help or args.info or args.shell_completion or args.cfg in ("hydra", "all"):
+        through_hydra(words)
+    elif args.cfg:
+        show_settings(args)
+    else:
+        return train(args)
+    return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train one model, or a grid of them."""
+    # Ranks that Lightning starts repeat our command line, so what they read must already be normalised.
+    args.overrides = normalise(args.overrides, find_groups(args.config_dir))
+    sys.argv[1:] = [*flags_of(args), *args.overrides]
+
+    from moe_bench.config import run_id
+    from moe_bench.config.sweep import plan as make_plan
+
+    plan = make_plan(args.overrides, args.config_dir, multirun=args.multirun, single=args.run)
+    if plan.is_sweep and plan.external:
+        return through_hydra(sys.argv[1:])
+    if plan.is_sweep:
+        from moe_bench.launch import local
+
+        return local.run(plan, args.config_dir)
+
+    def action() -> int:
+        import_module("moe_bench.train").run(plan.config, args.overrides)
+        return 0
+
+    return guarded(action, folder=Path(plan.config.runs_dir) / run_id(plan.config))
+
+
+def show_settings(args: argparse.Namespace) -> None:
+    """Print every setting of a run as YAML, with its run folder on top."""
+    from omegaconf import OmegaConf
+
+    from moe_bench.config import run_id, to_dict
+    from moe_bench.config.sweep import plan as make_plan
+
+    config = make_plan(args.overrides, args.config_dir, single=True).config
+    tree: Any = OmegaConf.create(to_dict(config))
+    if args.package not in (None, "_global_"):
+        tree = OmegaConf.select(tree, args.package)
+        if tree is None:
+            raise ConfigError(
+                f"there is no setting {args.package!r} to show: --package is one of {', '.join(to_dict(config))}"
+            )
+    print(f"# {Path(config.runs_dir) / run_id(config)}")
+    print(OmegaConf.to_yaml(tree).rstrip() if OmegaConf.is_config(tree) else tree)
+
+
+def through_hydra(words: list[str]) -> int:
+    """Let Hydra itself do it: its own information, shell completion, and launchers and sweepers from outside."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+
+    def run_one(_composed: Any) -> float | None:
+        from moe_bench.config import load
+
+        overrides = list(HydraConfig.get().overrides.task)
+        result: float | None = import_module("moe_bench.train").run(load(overrides), overrides)
+        return result
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are, instead of as a traceback and exit code 1
+    sys.argv[1:] = words
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run_one)()
+    except (HydraException, ValueError) as error:
+        raise ConfigError(f"Hydra cannot do this: {error}") from error
+    return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our way to say that something is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"cannot read the command line: {message}. Flags and settings: moe-bench --help")
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Separate flags, which are Hydra's, from overrides."""
+    parser = Parser(prog="moe-bench", add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--version", action="store_true")
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--run", "-r", action="store_true")
+    parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+    parser.add_argument("--package", "-p")
+    parser.add_argument("--resolve", action="store_true")  # the settings are always shown resolved
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--info", "-i", nargs="?", const="all")
+    parser.add_argument("--hydra-help", action="store_true")
+    parser.add_argument("--shell-completion", "-sc", action="store_true")
+    args = parser.parse_intermixed_args(words)
+    if args.multirun and (args.cfg or args.run):
+        parser.error("--multirun runs a grid, so it does not go with --cfg or --run")
+    return args
+
+
+def flags_of(args: argparse.Namespace) -> list[str]:
+    """The flags that a rank or a launcher must repeat."""
+    flags = [flag for flag, given in (("--multirun", args.multirun), ("--run", args.run)) if given]
+    return flags + (["--config-dir", args.config_dir] if args.config_dir else [])

@@ -1,0 +1,61 @@
+"""How a command ends: a message and an exit code for what a user can mend, a file for what only we can."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from moe_bench.errors import EXIT_SIGINT, MoeBenchError
+
+DEBUG_VARIABLE = "MOE_BENCH_DEBUG"
+"""Environment variable: 1 prints tracebacks."""
+
+EXIT_SIGPIPE = 141
+
+
+def guarded(action: Callable[[], int], folder: Path | None = None) -> int:
+    """Run ``action`` and return its exit code, or that of its failure, told on stderr.
+
+    Args:
+        action: what to do.
+        folder: where the traceback of a bug belongs, if the folder exists by then; else it goes to a temporary file.
+    """
+    try:
+        code = action()
+        sys.stdout.flush()
+        return code
+    except MoeBenchError as error:
+        _print_traceback_if_asked()
+        print(f"moe-bench: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        _print_traceback_if_asked()
+        print("moe-bench: interrupted", file=sys.stderr)
+        return EXIT_SIGINT
+    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_SIGPIPE
+    except Exception as error:
+        _print_traceback_if_asked()
+        last = traceback.format_exception_only(error)[-1].strip()
+        print(f"moe-bench: a bug, sorry: {last}\nThe traceback is in {_keep_traceback(folder)}", file=sys.stderr)
+        return 1
+
+
+def _print_traceback_if_asked() -> None:
+    if os.environ.get(DEBUG_VARIABLE) == "1":
+        traceback.print_exc()
+
+
+def _keep_traceback(folder: Path | None) -> Path:
+    rank = os.environ.get("LOCAL_RANK", "0")
+    name = "traceback.txt" if rank == "0" else f"traceback-rank{rank}.txt"
+    if folder is None or not folder.is_dir():
+        folder = Path(tempfile.mkdtemp(prefix="moe-bench-"))
+    file = folder / name
+    file.write_text(traceback.format_exc(), encoding="utf-8")
+    return file

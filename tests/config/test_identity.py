@@ -1,0 +1,101 @@
+"""Two commands have one id exactly when they ask for the same result."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from moe_bench import config
+from moe_bench.config.identity import difference, run_id, science
+
+GOLDEN = Path(__file__).with_name("paper_grid_ids.txt")
+
+
+def test_the_ids_of_the_papers_grid_never_change() -> None:
+    """A changed id orphans every finished run. If one must change, raise ID_VERSION and write the file anew."""
+    routers = ("softmax_tc", "sinkhorn_tc", "softmax_ec", "sinkhorn_ec", "sparse_ec", "soft")
+    grid = [(m, r, c) for m in ("b32", "b16", "l16") for r in routers for c in (1, 2)]
+    base = config.load(["experiment=paper", "data.path=/jft", "probe.sets=[/data/imagenet1k]"])
+    ids = []
+    for model, router, capacity in grid:
+        cell = config.load([f"model={model}", f"router={router}", f"capacity={capacity}"])
+        ids.append(run_id(replace(base, model=cell.model, router=cell.router, capacity=cell.capacity)))
+    assert "\n".join(ids) == GOLDEN.read_text().strip()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "capacity.factor=1",
+        "capacity=1.0",
+        "runtime=cpu",
+        "runtime.workers=7",
+        "logger=none",
+        "runs_dir=/elsewhere",
+        "force=true",
+        "data.cache_dir=/tmp",
+        "data.path=/elsewhere/digits",
+        "probe.sets=[/elsewhere/digits]",
+        "probe.every=50",
+        "recipe.eval_every=10",
+        "recipe.checkpoint_every=10",
+        "recipe.warmup=50",
+        "recipe.lr=0.001",
+    ],
+)
+def test_where_and_how_it_runs_is_not_who_it_is(typed: str) -> None:
+    assert run_id(config.load([typed])) == run_id(config.load())
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "seed=1",
+        "router=softmax_tc",
+        "router.noise=0.5",
+        "model.experts=16",
+        "capacity=1.5",
+        "capacity.group_images=16",
+        "data.crop=0.9",
+        "data.name=other",
+        "probe=fewshot",
+        "probe.sets=[/data/cifar10]",
+        "recipe.steps=601",
+        "recipe.batch=64",
+        "recipe.precision=bf16",
+    ],
+)
+def test_what_changes_the_result_changes_the_id(typed: str) -> None:
+    assert run_id(config.load([typed])) != run_id(config.load())
+
+
+def test_an_id_reads_and_is_safe_as_a_file_name() -> None:
+    assert re.fullmatch(
+        r"sinkhorn_ec-b16-c1.5-digits-s3-[0-9a-f]{8}",
+        run_id(config.load(["router=sinkhorn_ec", "model=b16", "capacity=1.5", "seed=3"])),
+    )
+    odd = run_id(config.load(["data.name='../../x y\\n<é>'", "router.impl=a.b:C"]))
+    assert re.fullmatch(r"C-tiny-c1-[A-Za-z0-9._]+-s0-[0-9a-f]{8}", odd)
+    assert ".." not in odd
+
+
+def test_data_without_a_name_are_called_after_their_folder() -> None:
+    shards = ["data=shards", "data.path=/data/tiny-imagenet-200-s/"]
+    assert "-tiny-imagenet-200-s-s0-" in run_id(config.load(shards))
+    pattern = ["data=shards", "data.train=/data/cifar10/train-{0..9}.tar", "data.val=x"]
+    assert "-cifar10-s0-" in run_id(config.load(pattern))
+
+
+def test_a_setting_at_its_default_is_no_part_of_the_id() -> None:
+    """So that a setting added later leaves older runs where they are."""
+    assert "recipe.mixup" not in science(config.load())
+    assert science(config.load(["recipe.mixup=0.5"]))["recipe.mixup"] == 0.5
+
+
+def test_what_changed_between_two_runs_is_told_setting_by_setting() -> None:
+    old, new = science(config.load()), science(config.load(["recipe.lr=3e-4", "seed=1"]))
+    assert difference(old, new) == ["recipe.lr: default → 0.0003", "seed: 0 → 1"]
+    assert difference(old, {**old, "seed": 0.0}) == []

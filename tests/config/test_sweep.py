@@ -1,0 +1,78 @@
+"""A grid is spread out, bounded and checked before its first run."""
+
+from __future__ import annotations
+
+import pytest
+
+from moe_bench.config import sweep
+from moe_bench.config.sweep import plan
+from moe_bench.errors import ConfigError
+
+
+def test_one_run_is_a_grid_of_one_and_no_sweep() -> None:
+    asked = plan(["capacity=2"])
+    assert (asked.cells, asked.is_sweep) == ((("capacity='2'",),), False)
+
+
+def test_every_combination_is_a_run() -> None:
+    asked = plan(["capacity=1,2", "router=soft,sinkhorn_ec", "seed=3"], multirun=True)
+    assert len(asked.cells) == 4
+    assert asked.cells[0] == ("capacity='1'", "router=soft", "seed=3")
+    assert asked.varying == {"capacity", "router"}
+
+
+@pytest.mark.parametrize("typed", ["capacity=1,1.5", "capacity=choice(1,1.5)"])
+def test_numbers_with_and_without_a_file_go_together(typed: str) -> None:
+    cells = plan([typed], multirun=True).cells
+    assert len(cells) == 2
+    assert plan(list(cells[1])).config.capacity.factor == 1.5
+
+
+def test_a_preset_of_a_sweep_needs_no_flag_and_gives_way_to_what_is_typed() -> None:
+    assert len(plan(["sweep=routers"]).cells) == 12
+    narrowed = plan(["sweep=routers", "router=soft"])
+    assert len(narrowed.cells) == 2
+    assert narrowed.by_preset
+    assert not plan(["sweep=routers"], single=True).is_sweep
+
+
+def test_several_values_without_the_flag_are_a_mistake() -> None:
+    with pytest.raises(ConfigError, match="add -m, or choose one: router=soft"):
+        plan(["router=soft,dense"])
+
+
+@pytest.mark.parametrize("more", [[], ["seed=range(0,100)"]])
+def test_every_value_is_checked_before_the_first_run(more: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan(["router=softmax_ec,sinkorn_ec", "recipe.batch=8,12,16", *more], multirun=True)
+    message = str(caught.value)
+    assert "2 problems" in message
+    assert "router=sinkhorn_ec" in message
+    assert "recipe.batch=12" in message
+
+
+def test_a_small_grid_is_checked_in_every_combination() -> None:
+    """Neither model nor data is wrong; one of four combinations is."""
+    with pytest.raises(ConfigError, match="patches of 4 pixels do not tile an image of 34"):
+        plan(["model.patch=2,4", "model.image_size=32,34"], multirun=True)
+
+
+def test_a_grid_of_absurd_size_is_refused_without_being_spread_out() -> None:
+    with pytest.raises(ConfigError, match="more than 100,000 runs"):
+        plan(["seed=range(0,1000000000)"], multirun=True)
+
+
+def test_launchers_from_outside_are_left_to_hydra() -> None:
+    assert plan(["seed=1,2", "hydra/launcher=basic"], multirun=True).external
+    assert not plan(["seed=1,2"], multirun=True).external
+    with pytest.raises(ConfigError, match="hydra/launcher=local"):
+        plan(["seed=1,2", "hydra/launcher=basic", "runtime.devices=2"], multirun=True)
+
+
+def test_a_large_grid_is_planned_by_its_values_not_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[object] = []
+    real = sweep._check
+    monkeypatch.setattr(sweep, "_check", lambda *args: checked.append(args[0]) or real(*args))
+    asked = plan(["seed=range(0,10)", "capacity=1,2", "router=soft,softmax_ec,dense"], multirun=True)
+    assert len(asked.cells) == 60
+    assert len(checked) == 1 + 9 + 1 + 2
