@@ -16,6 +16,7 @@ import logging
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,11 @@ def load(folder: str | os.PathLike[str], *, mmap: bool = False) -> dict[str, Any
     path = Path(folder)
     if (fault := damage(path)) is not None:
         raise CheckpointError(f"the checkpoint {path} cannot be used: {fault}")
+    if not zipfile.is_zipfile(path / STATE):
+        raise SecurityError(
+            f"{path / STATE} is not in the format that is written here. It was not loaded: reading torch's older formats "
+            "can run code."
+        )
     try:
         state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
@@ -140,7 +146,7 @@ def load(folder: str | os.PathLike[str], *, mmap: bool = False) -> dict[str, Any
             f"loaded. A file from elsewhere must be saved again as a plain state_dict. ({_first_line(error)})"
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise _unreadable(path / STATE, error) from error
+        raise CheckpointError(f"{path / STATE} cannot be read: {_first_line(error)}") from error
     return dict(state)
 
 
@@ -225,12 +231,6 @@ def _refused(folder: Path, error: OSError) -> str:
     except OSError:
         free = "the folder is not reachable"
     return f"the checkpoint {folder} could not be written: {error}; {free}. Earlier checkpoints are intact."
-
-
-def _unreadable(path: Path, error: Exception) -> CheckpointError | SecurityError:
-    if "weights_only" in str(error):  # formats that torch refuses to read without running code
-        return SecurityError(f"{path} is in a format that cannot be read safely and was not loaded. ({error})")
-    return CheckpointError(f"{path} is not a checkpoint of this program: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:

@@ -34,14 +34,14 @@ SOFTMAX_TC = SparseRouterConfig(name="softmax_tc", choice="token", importance=0.
 
 
 def samples(count: int, seed: int) -> list[Sample]:
-    """Noise with one bright quarter, which is the class."""
+    """Noise in which one colour is bright, or none: the class, however a picture is cropped or flipped."""
     rng = np.random.default_rng(seed)
     made = []
     for number in range(count):
         label = number % CLASSES
         pixels = rng.integers(0, 100, (SIZE, SIZE, 3), dtype=np.uint8)
-        top, left = SIZE // 2 * (label // 2), SIZE // 2 * (label % 2)
-        pixels[top : top + SIZE // 2, left : left + SIZE // 2] += 120
+        if label < 3:
+            pixels[:, :, label] += 120
         out = io.BytesIO()
         Image.fromarray(pixels).save(out, format="PNG")
         made.append(Sample(f"{number:05d}", "png", out.getvalue(), label))
@@ -52,7 +52,7 @@ def samples(count: int, seed: int) -> list[Sample]:
 def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardIndex, ShardIndex]:
     folder = tmp_path_factory.mktemp("shards")
     parts = {split: samples(count, seed=count) for split, count in (("train", 44), ("val", VAL))}
-    write_dataset(folder, "quarters", Origin([str(c) for c in range(CLASSES)], parts), per_shard=16)
+    write_dataset(folder, "colours", Origin([str(c) for c in range(CLASSES)], parts), per_shard=16)
     cache = tmp_path_factory.mktemp("cache")
     train, val = (open_split(split_of(folder, name), cache_dir=cache, progress=False) for name in ("train", "val"))
     return train, val

@@ -1,0 +1,153 @@
+"""One training step: what it computes, logs and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Run
+from lightning.pytorch import Callback
+
+from moe_bench.errors import CheckpointError, DivergedError
+from moe_bench.training.module import stream
+from moe_bench.training.optim import Schedule, learning_rate
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class SpoilAt(Callback):
+    """Makes the loss or a gradient nan in one micro-batch."""
+
+    def __init__(self, micro_batch: int, what: str) -> None:
+        self.micro_batch, self.what = micro_batch, what
+        self.before: dict[str, torch.Tensor] = {}
+
+    def _here(self, trainer: Any) -> bool:
+        return bool(trainer.fit_loop.epoch_loop.batch_idx == self.micro_batch)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.micro_batch:
+            self.before = {name: value.clone() for name, value in pl_module.state_dict().items()}
+            if self.what == "loss":
+                batch["image"][0] = float("nan")
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        if self.what == "gradient" and self._here(trainer):
+            pl_module.model.head.bias.grad[0] = float("inf")
+
+
+@pytest.mark.parametrize(("what", "named"), [("loss", "loss is nan"), ("gradient", "gradient norm is inf")])
+def test_a_value_that_is_not_finite_stops_the_run_before_the_update(run: Run, what: str, named: str) -> None:
+    spoil = SpoilAt(3, what)
+    ran = run(extra=[spoil])
+    assert isinstance(ran.error, DivergedError)
+    assert f"{named} at step 3 (router=softmax_tc, lr=" in str(ran.error)
+    assert ran.error.exit_code == 5
+    for name, value in ran.module.state_dict().items():
+        assert torch.equal(value, spoil.before[name])
+
+
+def test_a_rate_far_too_high_diverges_and_says_so(run: Run) -> None:
+    ran = run(lr=1e30, steps=20, clip=None)
+    assert isinstance(ran.error, DivergedError)
+    assert "recipe.lr" in str(ran.error)
+
+
+def test_the_rate_of_each_step_is_the_schedules_and_rows_count_updates_done(run: Run, tmp_path: Path) -> None:
+    run(steps=6)
+    told = [row for row in rows(tmp_path / "run") if "lr" in row]
+    schedule = Schedule("cosine", 1e-2, 6, warmup=2)
+    assert [row["step"] for row in told] == [1, 2, 3, 4, 5, 6]
+    assert [row["samples_seen"] for row in told] == [8 * step for step in range(1, 7)]
+    assert [row["lr"] for row in told] == pytest.approx([learning_rate(step, schedule) for step in range(6)], rel=1e-6)
+    assert set(told[0]) >= {"train/loss", "train/aux_loss", "train/prec1", "grad_norm"}
+    assert all(row["train/aux_loss"] > 0 for row in told)
+
+
+def test_the_first_update_of_a_warm_up_changes_nothing(run: Run) -> None:
+    class Keep(Callback):
+        weights: dict[str, torch.Tensor]
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self.weights = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            same = [torch.equal(value, self.weights[name]) for name, value in pl_module.state_dict().items()]
+            assert all(same) == (batch_idx == 0)
+
+    assert run(steps=3, extra=[Keep()]).error is None
+
+
+class Gradients(Callback):
+    """Norms after clipping."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in pl_module.parameters()])))
+
+
+def test_gradients_are_clipped_to_the_global_norm_and_the_norm_before_is_told(run: Run, tmp_path: Path) -> None:
+    clipped, free = Gradients(), Gradients()
+    assert run("clipped", clip=0.01, extra=[clipped]).error is None
+    assert run("free", clip=None, extra=[free]).error is None
+    assert clipped.norms == pytest.approx([0.01] * 8, rel=1e-3)
+    told = [row["grad_norm"] for row in rows(tmp_path / "free") if "grad_norm" in row]
+    assert free.norms == pytest.approx(told, rel=1e-5)
+    assert min(told) > 0.01
+
+
+def test_accumulated_pieces_make_the_step_of_the_whole_batch(run: Run, tmp_path: Path) -> None:
+    """Without what is random in a piece, and with routing groups that no piece cuts."""
+    from moe_bench.config.schema import SparseRouterConfig
+
+    router = SparseRouterConfig(name="softmax_ec", noise=0.0)
+
+    class NoDropout(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            for part in pl_module.modules():
+                if isinstance(part, torch.nn.Dropout):
+                    part.p = 0.0
+
+    run("whole", router=router, mixup_alpha=0.0, extra=[NoDropout()])
+    run("pieces", router=router, mixup_alpha=0.0, pieces=2, extra=[NoDropout()])
+    for name in ("train/loss", "grad_norm", "train/prec1"):
+        whole, pieces = ([row[name] for row in rows(tmp_path / run) if "lr" in row] for run in ("whole", "pieces"))
+        assert pieces == pytest.approx(whole, rel=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_the_miniature_learns(run: Run, loss: str) -> None:
+    ran = run(steps=40, loss=loss, mixup_alpha=0.0)
+    assert ran.validation.metrics["val/prec1"] > 0.6
+
+
+def test_another_models_checkpoint_is_named_as_such(run: Run) -> None:
+    from moe_bench.config.schema import DenseRouterConfig
+
+    run()
+    ran = run(router=DenseRouterConfig())
+    assert isinstance(ran.error, CheckpointError)
+    assert "is of another model" in str(ran.error)
+
+
+def test_checkpoints_hold_no_settings_objects(run: Run, tmp_path: Path) -> None:
+    from moe_bench.training import store
+
+    run()
+    state = store.load(tmp_path / "run" / "checkpoints" / "step-00000008")  # weights_only: else it would not load
+    assert "hyper_parameters" not in state
+
+
+def test_streams_of_different_places_are_unrelated() -> None:
+    seeds = {
+        stream(seed, step, micro, rank) for seed in (0, 1) for step in range(9) for micro in (0, 1) for rank in (0, 1)
+    }
+    assert len(seeds) == 72
+    assert all(0 <= seed < 2**63 for seed in seeds)

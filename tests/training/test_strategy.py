@@ -1,0 +1,62 @@
+"""From settings to devices, precision and pieces of a batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moe_bench.errors import ConfigError
+from moe_bench.training.strategy import accumulation, fitting_device_batch, resolve
+
+
+def test_auto_on_a_cpu_is_full_precision() -> None:
+    place = resolve("cpu")
+    assert (place.accelerator, place.precision, place.world) == ("cpu", "32-true", 1)
+    assert resolve("cpu", precision="bf16").precision == "bf16-mixed"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        resolve("gpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_auto_takes_the_gpu_and_its_fast_precision() -> None:
+    place = resolve()
+    fast = torch.cuda.get_device_capability() >= (8, 0)
+    assert (place.accelerator, place.precision) == ("gpu", "bf16-mixed" if fast else "32-true")
+
+
+@pytest.mark.parametrize("settings", [{"devices": 2}, {"nodes": 2}, {"strategy": "ddp"}])
+def test_more_than_one_device_is_refused_not_ignored(settings: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="one device"):
+        resolve("cpu", **settings)  # type: ignore[arg-type]
+
+
+def test_a_batch_is_cut_into_equal_pieces() -> None:
+    assert accumulation(4096, world=8, device_batch=128) == 4
+    assert accumulation(128, world=1, device_batch=128) == 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "world", "piece", "told"), [(100, 1, 32, "100"), (100, 3, 10, "none"), (12, 2, 4, "6, 3")]
+)
+def test_a_batch_that_does_not_come_out_even_is_refused_with_sizes_that_do(
+    batch: int, world: int, piece: int, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"Pieces that do:.*{told.split(', ', maxsplit=1)[0]}"):
+        accumulation(batch, world, piece)
+
+
+def test_the_largest_piece_that_fits_keeps_routing_groups_whole() -> None:
+    sizes = {"state_bytes": 1e9, "image_bytes": 1e8}
+    assert fitting_device_batch(128, free_bytes=100e9, **sizes) == 128
+    assert fitting_device_batch(128, free_bytes=4.3e9, **sizes) == 32
+    assert fitting_device_batch(96, free_bytes=2.9e9, multiple_of=8, **sizes) == 16
+    assert fitting_device_batch(12, free_bytes=1.5e9, multiple_of=8, **sizes) == 4  # 8 does not divide 12 anyway
+
+
+def test_a_model_that_cannot_fit_is_refused_with_the_numbers() -> None:
+    with pytest.raises(ConfigError, match=r"15\.4 GB.*8 image\(s\).*4\.0 GB more.*12\.0 GB are free"):
+        fitting_device_batch(128, free_bytes=12e9, state_bytes=15.4e9, image_bytes=5e8, multiple_of=8)
