@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import zlib
 from collections import Counter
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from moe_bench.data.sources import is_remote, shown
-from moe_bench.errors import ConfigError, DataError
+from moe_bench.errors import ConfigError, DataError, MoeBenchError
 
 CHUNK = 1 << 20  # bytes
 MAX_INFLATION = 100  # a .gz that grows more than this, and beyond 1 GiB, is a bomb and not pictures
@@ -113,12 +114,14 @@ def _find_one(location: str) -> Shard | None:
 
 
 def _find_remote(url: str) -> Shard | None:
+    files = _filesystem(url)
     try:
-        info = _filesystem(url).info(url)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RuntimeError, TimeoutError) as error:
-        raise DataError(f"{shown(url)} cannot be reached: {_reason(error, url)}") from error
+        info = files.info(url)
+    except Exception as error:  # every storage library has its own kinds
+        cause = error.__cause__ or error  # fsspec says FileNotFoundError for whatever happens to a request
+        if isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410):
+            return None
+        raise DataError(f"{shown(url)} cannot be reached: {_reason(cause)}") from error
     stamp = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("Last-Modified")
     return Shard(url, info.get("size"), str(stamp))
 
@@ -139,8 +142,9 @@ def _filesystem(url: str) -> Any:
         raise ConfigError(f"{scheme}:// needs the cloud extra: pip install 'moe-bench[cloud]' ({error})") from error
 
 
-def _reason(error: BaseException, url: str) -> str:
-    return f"{type(error).__name__}: {error}".replace(url, shown(url))
+def _reason(error: BaseException) -> str:
+    text = re.sub(r"\w+://[^\s'\"]+", lambda url: shown(url[0]), str(error))
+    return f"{type(error).__name__}: {text}"
 
 
 def plain_path(shard: Shard, cache: Path) -> Path:
@@ -172,14 +176,14 @@ def materialise(shard: Shard, cache: Path) -> Path:
             _copy(source, out, shard)
             out.flush()
             os.fsync(out.fileno())
+    except MoeBenchError:
+        raise
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{shard.name} is damaged or cut short ({_reason(error)}); fetch it again") from error
+    except Exception as error:  # every storage library has its own kinds
+        free = shutil.disk_usage(cache).free / 2**30
         raise DataError(
-            f"{shard.name} is damaged or cut short ({_reason(error, shard.location)}); fetch it again"
-        ) from error
-    except (OSError, ValueError, RuntimeError, TimeoutError) as error:
-        raise DataError(
-            f"{shard.name} could not be copied to {cache}: {_reason(error, shard.location)}"
-            f" ({shutil.disk_usage(cache).free / 2**30:.1f} GiB free there)"
+            f"{shard.name} could not be copied to {cache} ({free:.1f} GiB free there): {_reason(error)}"
         ) from error
     return target
 

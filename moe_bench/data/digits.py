@@ -2,7 +2,8 @@
 
 scikit-learn carries 1,797 scans of 8×8 pixels. They are split once, by class, into four sets of scans that never mix:
 pictures of two digits to learn from (100 classes) and to validate on, and single digits to train and test the probe on.
-Each scan is enlarged and put at a random height and place, so that raw pixels say little and a trained network much.
+Each scan is doubled in size and put into the left or right half at a random height, so that raw pixels say little of
+a digit and a trained network much.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from moe_bench.data.make import Origin, Sample, write_dataset
 
 VERSION = "digits-v1"
 CANVAS = 32  # pixels a side
-GLYPH = 12  # pixels a side of an enlarged scan
+GLYPH = 16  # pixels a side of an enlarged scan
 SEED = 0
 SHARES = {"train": 0.58, "val": 0.14, "few_train": 0.14, "few_test": 0.14}  # of the scans of each class
 PICTURES = {"train": 10_000, "val": 1_000, "few_train": 500, "few_test": 500}
@@ -90,20 +91,17 @@ def _pairs(scans: Scans, part: str) -> Iterator[Sample]:
     for number, label in enumerate(labels):
         canvas = np.zeros((CANVAS, CANVAS))
         for side, digit in enumerate(divmod(int(label), 10)):
-            glyph = enlarge(_pick(scans[part][digit], random))
-            left = side * CANVAS // 2 + random.randint(CANVAS // 2 - GLYPH + 1)
-            _place(canvas, glyph, random.randint(CANVAS - GLYPH + 1), left)
+            _draw(canvas, scans[part][digit], side, random)
         yield Sample(f"{part}-{number:06d}", "png", png(canvas), int(label))
 
 
 def _singles(scans: Scans, part: str) -> Iterator[Sample]:
-    """One digit anywhere on the canvas: every class equally often, in random order."""
+    """One digit in either half: every class equally often, in random order."""
     random = _random(part)
     labels = random.permutation(np.arange(PICTURES[part]) % 10)
     for number, label in enumerate(labels):
         canvas = np.zeros((CANVAS, CANVAS))
-        top, left = random.randint(CANVAS - GLYPH + 1, size=2)
-        _place(canvas, enlarge(_pick(scans[part][label], random)), top, left)
+        _draw(canvas, scans[part][label], random.randint(2), random)
         yield Sample(f"{part}-{number:06d}", "png", png(canvas), int(label))
 
 
@@ -111,12 +109,11 @@ def _random(part: str) -> np.random.RandomState:
     return np.random.RandomState([SEED, list(SHARES).index(part)])
 
 
-def _pick(scans: NDArray[np.float64], random: np.random.RandomState) -> NDArray[np.float64]:
-    return scans[random.randint(len(scans))]
-
-
-def _place(canvas: NDArray[np.float64], glyph: NDArray[np.float64], top: int, left: int) -> None:
-    canvas[top : top + GLYPH, left : left + GLYPH] = glyph
+def _draw(canvas: NDArray[np.float64], scans: NDArray[np.float64], side: int, random: np.random.RandomState) -> None:
+    """One of the scans, enlarged, in the left (0) or right (1) half at a random height."""
+    scan = scans[random.randint(len(scans))]
+    top, left = random.randint(CANVAS - GLYPH + 1), side * GLYPH
+    canvas[top : top + GLYPH, left : left + GLYPH] = enlarge(scan)
 
 
 def enlarge(scan: NDArray[np.float64]) -> NDArray[np.float64]:

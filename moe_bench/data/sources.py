@@ -207,7 +207,7 @@ def _gaps(names: list[str]) -> list[str]:
 
     A series runs from the lowest to the highest number there is, or from 0 to N-1 where names end in "-of-N".
     """
-    found = [re.fullmatch(r"(.*-)(\d+)((?:-of-(\d+))?\.tar(?:\.gz)?)", name) for name in names]
+    found = [re.fullmatch(r"(.*?-)(\d+)((?:-of-(\d+))?\.tar(?:\.gz)?)", name) for name in names]
     series = {(m[1], len(m[2]), m[3], m[4]) for m in found if m}
     numbers = {int(m[2]) for m in found if m}
     if len(series) != 1:
