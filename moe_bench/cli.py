@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from moe_bench import __version__
 from moe_bench.config.argv import normalise
@@ -20,13 +20,17 @@ from moe_bench.config.problems import did_you_mean
 from moe_bench.errors import ConfigError
 from moe_bench.guard import guarded
 
+if TYPE_CHECKING:
+    from moe_bench.config import Config
+    from moe_bench.config.sweep import Plan
+
 VERBS = {
-    "ls": ("moe_bench.report.cli", "list the runs and how far they are"),
-    "report": ("moe_bench.report.cli", "tables over all finished runs"),
-    "shards": ("moe_bench.data.cli", "make or index shards of pictures"),
-    "probe": ("moe_bench.probe.cli", "probe a finished run on more data"),
+    "ls": ("list the runs and how far they are", "moe_bench.report.cli", ["ls"]),
+    "report": ("tables over all finished runs", "moe_bench.report.cli", ["report"]),
+    "shards": ("make or index shards of pictures", "moe_bench.data.cli", []),
+    "probe": ("probe a finished run on more data", "moe_bench.probe.cli", []),
 }
-"""Verb → the module whose ``run(argv)`` does it (argv begins with the verb), and what it is for."""
+"""Verb → what it is for, the module whose ``run(argv)`` does it, and the words that it reads before the user's."""
 
 
 def main() -> int:
@@ -38,7 +42,8 @@ def dispatch(words: list[str]) -> int:
     """Do what the words after the program's name say."""
     verb = words[0] if words and "=" not in words[0] and words[0][0] not in "-+~" else None
     if verb in VERBS:
-        return int(import_module(VERBS[verb][0]).run(words))
+        _, module, before = VERBS[verb]
+        return int(import_module(module).run([*before, *words[1:]]))
     if verb is not None:
         close = did_you_mean(verb, VERBS)
         meant = f"did you mean `moe-bench {close}`?" if close else f"Verbs are {', '.join(VERBS)}."
@@ -56,7 +61,7 @@ def run_or_show(words: list[str]) -> int:
     elif args.help:
         from moe_bench.usage import usage
 
-        print(usage({verb: what for verb, (_, what) in VERBS.items()}, args.config_dir))
+        print(usage({verb: what for verb, (what, _, _) in VERBS.items()}, args.config_dir))
     elif args.hydra_help or args.info or args.shell_completion or args.cfg in ("hydra", "all"):
         through_hydra(words)
     elif args.cfg:
@@ -72,32 +77,43 @@ def train(args: argparse.Namespace) -> int:
     args.overrides = normalise(args.overrides, find_groups(args.config_dir))
     sys.argv[1:] = [*flags_of(args), *args.overrides]
 
-    from moe_bench.config import run_id
-    from moe_bench.config.sweep import plan as make_plan
-
-    plan = make_plan(args.overrides, args.config_dir, multirun=args.multirun, single=args.run)
-    if plan.is_sweep and plan.external:
+    asked = plan(args)
+    if asked.is_sweep and asked.external:
         return through_hydra(sys.argv[1:])
-    if plan.is_sweep:
+    if asked.is_sweep:
         from moe_bench.launch import local
 
-        return local.run(plan, args.config_dir)
+        return local.run(asked, args.config_dir)
 
     def action() -> int:
-        import_module("moe_bench.train").run(plan.config, args.overrides)
+        import_module("moe_bench.train").run(asked.config, args.overrides)
         return 0
 
-    return guarded(action, folder=Path(plan.config.runs_dir) / run_id(plan.config))
+    return guarded(action, folder=run_folder(asked.config))
+
+
+def plan(args: argparse.Namespace) -> Plan:
+    """The runs that a command line asks for, checked. Raises ConfigError with all problems."""
+    from moe_bench.config import sweep  # and Hydra with it
+
+    return sweep.plan(args.overrides, args.config_dir, multirun=args.multirun, single=args.run)
+
+
+def run_folder(config: Config) -> Path:
+    """Where a run keeps everything."""
+    from moe_bench.config import run_id
+
+    return Path(config.runs_dir) / run_id(config)
 
 
 def show_settings(args: argparse.Namespace) -> None:
     """Print every setting of a run as YAML, with its run folder on top."""
     from omegaconf import OmegaConf
 
-    from moe_bench.config import run_id, to_dict
-    from moe_bench.config.sweep import plan as make_plan
+    from moe_bench.config import to_dict
 
-    config = make_plan(args.overrides, args.config_dir, single=True).config
+    args.run = True  # of a sweep preset, the values beneath the sweep
+    config = plan(args).config
     tree: Any = OmegaConf.create(to_dict(config))
     if args.package not in (None, "_global_"):
         tree = OmegaConf.select(tree, args.package)
@@ -105,7 +121,7 @@ def show_settings(args: argparse.Namespace) -> None:
             raise ConfigError(
                 f"there is no setting {args.package!r} to show: --package is one of {', '.join(to_dict(config))}"
             )
-    print(f"# {Path(config.runs_dir) / run_id(config)}")
+    print(f"# {run_folder(config)}")
     print(OmegaConf.to_yaml(tree).rstrip() if OmegaConf.is_config(tree) else tree)
 
 
