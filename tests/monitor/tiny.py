@@ -1,0 +1,70 @@
+"""A real run, as small as can be: our module and trainer, a vision transformer of one MoE layer, pictures of noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.profilers import Profiler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from moe_bench.config.schema import CapacityConfig, ModelConfig, RouterConfig, SparseRouterConfig
+from moe_bench.model import from_config
+from moe_bench.training.module import LitViT, Optimization
+from moe_bench.training.optim import Schedule
+from moe_bench.training.strategy import make_trainer, resolve
+from moe_bench.training.validation import Validation
+
+SIZE, CLASSES, BATCH, VAL = 8, 4, 8, 12
+SIZES = ModelConfig(image_size=SIZE, patch=4, width=16, depth=2, heads=2, mlp=16, experts=4, moe_blocks=[0, 1])
+
+
+class Noise(Dataset[dict[str, Tensor]]):
+    def __init__(self, size: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(size, 3, SIZE, SIZE, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        return {
+            "image": self.images[i],
+            "label": torch.tensor([i % CLASSES]),
+            "valid": torch.tensor(True),
+            "index": torch.tensor(i),
+        }
+
+
+def fit(
+    folder: Path,
+    steps: int = 6,
+    *,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+    profiler: Profiler | None = None,
+    log_every: int = 2,
+    pieces: int = 1,
+    eval_every: int = 0,
+    router: RouterConfig | None = None,
+) -> Trainer:
+    """Train for ``steps`` and validate at the end."""
+    model = from_config(SIZES, router or SparseRouterConfig(), CapacityConfig(group_images=4), CLASSES)
+    schedule = Schedule("cosine", 1e-3, steps, warmup=2)
+    module = LitViT(model, Optimization(schedule), num_classes=CLASSES)
+    trainer = make_trainer(
+        resolve("cpu"),
+        steps=steps,
+        accumulation=pieces,
+        callbacks=[*callbacks, Validation(lambda: DataLoader(Noise(VAL), 4), VAL, every=eval_every)],
+        loggers=loggers,
+        log_every=log_every,
+        folder=folder,
+        profiler=profiler,
+    )
+    trainer.fit(module, DataLoader(Noise(steps * BATCH), BATCH // pieces))
+    return trainer

@@ -1,0 +1,79 @@
+"""A folder of runs as training leaves it, without training."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from moe_bench.monitor.atomic import write_json
+from moe_bench.monitor.lock import now
+
+ACTIVE = {"tiny": 1_210_000, "b32": 88_000_000}
+
+
+def add_run(
+    root: Path,
+    router: str = "softmax_ec",
+    model: str = "tiny",
+    capacity: float = 1.0,
+    seed: int = 0,
+    *,
+    data: str = "digits",
+    prec1: float | None = 0.8,
+    state: str = "finished",
+    reason: str | None = None,
+    science: dict[str, Any] | None = None,
+    **summary: Any,
+) -> Path:
+    """One run folder; ``state`` other than finished leaves out summary.json. ``summary`` adds rows to it."""
+    extra = science or {}
+    tag = format(random.Random(str((data, sorted(extra.items())))).getrandbits(32), "08x")
+    folder = root / f"{router}-{model}-c{capacity:g}-{data}-s{seed}-{tag}"
+    folder.mkdir(parents=True)
+    names = {"router.name": router, "data.name": data, "seed": seed, "capacity.factor": capacity}
+    config = {
+        "router": {"name": router},
+        "model": {"name": model},
+        "capacity": {"factor": capacity},
+        "recipe": {"steps": 600, "batch": 128},
+        "seed": seed,
+    }
+    write_json(folder / "run.json", {"run_id": folder.name, "config": config, "science": names | extra})
+    status = {"state": state, "reason": reason, "step": 600 if state == "finished" else 120, "steps": 600}
+    write_json(folder / "status.json", {**status, "heartbeat": now(), "pid": 1, "host": "elsewhere", "eta_s": 95.0})
+    if state == "finished":
+        write_json(folder / "summary.json", finished_summary(folder.name, router, model, capacity, data, seed, prec1) | summary)
+    return folder
+
+
+def finished_summary(
+    run_id: str, router: str, model: str, capacity: float, data: str, seed: int, prec1: float | None
+) -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "router": router,
+        "model": model,
+        "capacity": capacity,
+        "data": data,
+        "seed": seed,
+        "steps": 600,
+        "samples_seen": 76_800,
+        "val/prec1": prec1,
+        "val/loss": 0.61,
+        "probe/digits/10shot": None if prec1 is None else prec1 + 0.1,
+        "probe/digits/10shot/std": 0.008,
+        "probe/digits/10shot/floor": 0.743,
+        "params/total": 5_812_000,
+        "params/active": ACTIVE.get(model, 1_000_000),
+        "flops/image": 153.2e6,
+        "tokens_per_group": 512,
+        "slots_per_expert": 64,
+        "time/train_s": 182.4,
+        "time/step_ms_median": 304.0,
+        "cost/device_days": 182.4 / 86400,
+        "cost/images_per_s": 421.1,
+        "device": "CPU",
+        "world_size": 1,
+        "memory/peak_gb": 1.21,
+    }
