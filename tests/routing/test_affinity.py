@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import numpy as np
+import ot
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moe_bench.routing import sinkhorn, softmax
+
+from .problems import Problem, examples, problems
+from .reference import equation_8
+
+
+def logits_of(seed: int, *shape: int, std: float = 1.0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) * std
+
+
+@examples
+@given(problems())
+def test_softmax_rows_sum_to_one(problem: Problem) -> None:
+    torch.testing.assert_close(softmax(problem.logits).sum(-1), torch.ones(problem.logits.shape[:2]).double())
+
+
+@examples
+@given(problems(), st.integers(1, 23))
+def test_sinkhorn_is_equation_8_on_the_real_tokens_alone(problem: Problem, iterations: int) -> None:
+    plan = sinkhorn(problem.logits, iterations, problem.mask)
+    for g, logits in enumerate(problem.logits):
+        real = torch.ones(len(logits), dtype=torch.bool) if problem.mask is None else problem.mask[g]
+        assert not plan[g, ~real].any()
+        if real.any():
+            expected = torch.from_numpy(equation_8(logits[real].numpy(), iterations))
+            torch.testing.assert_close(plan[g, real], expected, atol=1e-11, rtol=1e-9)
+
+
+@examples
+@given(problems())
+def test_sinkhorn_rows_sum_to_one_and_columns_to_their_share(problem: Problem) -> None:
+    plan = sinkhorn(problem.logits, 400, problem.mask)
+    real = torch.ones(problem.logits.shape[:2]).double() if problem.mask is None else problem.mask.double()
+    torch.testing.assert_close(plan.sum(-1), real, atol=1e-12, rtol=0)
+    if problem.logits.abs().max() < 10:  # with a spread of hundreds, 400 rounds are few
+        share = real.sum(1, keepdim=True) / problem.logits.shape[-1]
+        torch.testing.assert_close(plan.sum(1), share.expand_as(plan.sum(1)), atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("std", [1, 5, 30, 1000, 1e6])
+@pytest.mark.parametrize("shift", [0, 1e4])
+def test_the_kernel_form_agrees_with_the_log_form_at_any_spread(std: float, shift: float) -> None:
+    logits = logits_of(1, 2, 300, 8, std=std) + shift
+    plan = sinkhorn(logits)
+    expected = np.stack([equation_8(group.numpy(), 20) for group in logits])
+    np.testing.assert_allclose(plan.numpy(), expected, atol=1e-9 * max(1, std))
+    in_float32 = sinkhorn(logits.float())
+    assert in_float32.isfinite().all()
+    torch.testing.assert_close(in_float32.sum(-1), torch.ones(2, 300), atol=2e-6, rtol=0)
+
+
+def test_columns_that_nobody_wants_and_rows_far_apart_do_not_underflow() -> None:
+    logits = logits_of(2, 1, 64, 8, dtype=torch.float32)
+    logits[..., 3] = -500  # far below what exp can hold
+    logits[:, ::2] += 700
+    plan = sinkhorn(logits, 50)
+    torch.testing.assert_close(plan.sum(1), torch.full((1, 8), 8.0), atol=1e-3, rtol=0)
+    np.testing.assert_allclose(plan[0].numpy(), equation_8(logits[0].numpy(), 50), atol=2e-5)
+
+
+def test_slow_drift_of_the_potentials_is_absorbed() -> None:
+    stairs = torch.arange(8.0)
+    logits = -60 * (stairs.unsqueeze(0) - stairs.unsqueeze(1)).clamp_min(0).repeat_interleave(4, 0).unsqueeze(0)
+    plan = sinkhorn(logits, 20)
+    assert plan.isfinite().all()
+    np.testing.assert_allclose(plan[0].numpy(), equation_8(logits[0].numpy(), 20), atol=1e-5)
+
+
+def test_sinkhorn_agrees_with_pot() -> None:
+    logits = logits_of(3, 48, 8)
+    expected = ot.sinkhorn(np.ones(48), np.full(8, 6.0), -logits.numpy(), 1.0, numItermax=20, stopThr=0, warn=False)
+    np.testing.assert_allclose(sinkhorn(logits.unsqueeze(0))[0].numpy(), expected, atol=1e-10)
+
+
+def test_a_constant_added_to_a_token_changes_nothing_once_converged() -> None:
+    logits = logits_of(4, 2, 40, 8)
+    torch.testing.assert_close(
+        sinkhorn(logits, 100), sinkhorn(logits + logits_of(5, 2, 40, 1, std=9), 100), atol=1e-9, rtol=0
+    )
+
+
+def test_sinkhorn_is_differentiable() -> None:
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    mask[0, 4:] = mask[1] = False
+    logits = logits_of(6, 2, 6, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: sinkhorn(z, 12), logits)
+    assert torch.autograd.gradcheck(lambda z: sinkhorn(z, 7, mask), logits)
+
+
+def test_gradients_stay_finite_at_a_wide_spread() -> None:
+    logits = logits_of(7, 1, 200, 8, std=40, dtype=torch.float32).requires_grad_()
+    sinkhorn(logits).square().sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_both_are_float32_under_autocast() -> None:
+    logits = logits_of(8, 2, 30, 4, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = softmax(logits), sinkhorn(logits)
+    for plan, expected in zip(inside, (softmax(logits), sinkhorn(logits))):
+        assert plan.dtype == torch.float32
+        assert torch.equal(plan, expected)
+
+
+def test_zero_iterations_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 iteration, not 0"):
+        sinkhorn(torch.zeros(1, 2, 2), 0)

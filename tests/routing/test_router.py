@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from moe_bench.routing import (
+    PRESETS,
+    Capacity,
+    SparseRouter,
+    importance_loss,
+    load_loss,
+    make_router,
+    sinkhorn,
+    softmax,
+    sparse,
+)
+
+SIX = ("softmax_tc", "sinkhorn_tc", "softmax_ec", "sinkhorn_ec", "sparse_ec", "soft")
+COMBINATIONS = list(itertools.product(("softmax", "sinkhorn", "sparse"), ("token", "expert"), ("softmax", "plan")))
+
+
+def tokens_of(groups: int = 2, tokens: int = 32, dim: int = 16) -> Tensor:
+    return torch.randn(groups, tokens, dim, generator=torch.Generator().manual_seed(0))
+
+
+def test_there_are_the_papers_six() -> None:
+    assert tuple(PRESETS) == SIX
+
+
+@pytest.mark.parametrize("name", SIX)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_each_router_routes_and_learns(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    router = make_router(name, 16, 4, capacity=Capacity(2.0), tokens=32)
+    x = tokens_of().to(dtype).requires_grad_()
+    routing = router(x)
+    y = routing.combine(routing.dispatch(x).square())
+    assert y.shape == x.shape
+    assert y.dtype == dtype
+    y.float().square().sum().backward()
+    for parameter in router.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad.any()
+
+
+@pytest.mark.parametrize(("affinity", "choice", "combine"), COMBINATIONS)
+def test_any_affinity_goes_with_any_choice_and_any_combine(affinity: str, choice: str, combine: str) -> None:
+    torch.manual_seed(0)
+    router = SparseRouter(16, 4, affinity=affinity, choice=choice, combine=combine, capacity=Capacity(2.0))
+    x = tokens_of()
+    mask = torch.ones(2, 32, dtype=torch.bool)
+    mask[0, 20:] = mask[1] = False
+    routing = router(x, mask)
+    y = routing.combine(routing.dispatch(x))
+    y.square().sum().backward()
+    assert router.gate.weight.grad is not None
+    assert router.gate.weight.grad.isfinite().all()
+    assert router.gate.weight.grad.any()
+    assert not y[~mask].any()
+
+
+def plain(name: str, **options: Any) -> tuple[SparseRouter, Tensor]:
+    """A router in evaluation and its logits on ``tokens_of()``."""
+    torch.manual_seed(0)
+    router = make_router(name, 16, 4, capacity=Capacity(2.0), **options)
+    assert isinstance(router, SparseRouter)
+    return router.eval(), tokens_of() @ router.gate.weight.T
+
+
+def test_plans_decide_and_softmax_weighs() -> None:
+    for name, plan in (("sinkhorn_ec", sinkhorn), ("sinkhorn_tc", sinkhorn)):
+        router, logits = plain(name)
+        routing = router(tokens_of())
+        torch.testing.assert_close(routing.affinity, plan(logits))
+        torch.testing.assert_close(routing.gates, softmax(logits))
+    router, logits = plain("sparse_ec")
+    routing = router(tokens_of())
+    torch.testing.assert_close(routing.affinity, sparse(softmax(logits), 16))
+    torch.testing.assert_close(routing.gates, softmax(logits))
+
+
+def test_with_softmax_combine_no_gradient_runs_through_the_plan() -> None:
+    for combine, differentiated in (("softmax", False), ("plan", True)):
+        router, _ = plain("sinkhorn_ec", combine=combine)
+        seen = router(tokens_of()).weight
+        steps, queue = set(), [seen.grad_fn]
+        while queue:
+            node = queue.pop()
+            if node is not None and node not in steps:
+                steps.add(node)
+                queue += [child for child, _ in node.next_functions]
+        assert any("Logsumexp" in type(step).__name__ for step in steps) == differentiated
+
+
+def test_plan_combine_gradients_are_those_of_the_unrolled_iterations() -> None:
+    router = SparseRouter(4, 3, affinity="sinkhorn", choice="expert", combine="plan", capacity=Capacity(3.0)).double()
+    x = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def output(weight: Tensor) -> Tensor:
+        routing = torch.func.functional_call(router, {"gate.weight": weight}, x)
+        return routing.combine(routing.dispatch(x))
+
+    assert torch.autograd.gradcheck(output, router.gate.weight.detach().requires_grad_())
+
+
+def test_noise_has_standard_deviation_one_over_e_and_only_in_training() -> None:
+    torch.manual_seed(0)
+    router = make_router("softmax_ec", 16, 8)
+    x = tokens_of(4, 512)
+    clean, noisy = router.eval()(x).gates, router.train()(x).gates
+    noise = noisy.log() - clean.log()
+    noise = noise - noise.mean(-1, keepdim=True)
+    assert noise.std().item() == pytest.approx(math.sqrt(7 / 8) / 8, rel=0.02)
+    assert torch.equal(router.eval()(x).gates, clean)
+
+
+@pytest.mark.parametrize(
+    ("name", "noisy_affinity", "noisy_weights"),
+    [
+        ("softmax_tc", True, True),
+        ("softmax_ec", True, True),
+        ("sinkhorn_tc", True, False),
+        ("sinkhorn_ec", True, True),
+    ],
+)
+def test_where_noise_enters(name: str, noisy_affinity: bool, noisy_weights: bool) -> None:
+    router, logits = plain(name, noise=1.0)
+    still = router(tokens_of())
+    torch.manual_seed(1)
+    noisy = router.train()(tokens_of())
+    assert torch.equal(noisy.affinity, still.affinity) != noisy_affinity
+    assert torch.equal(noisy.gates, still.gates) != noisy_weights
+    assert logits.shape == noisy.gates.shape
+
+
+def test_sinkhorn_and_sparse_are_without_noise_unless_asked() -> None:
+    for name in ("sinkhorn_tc", "sinkhorn_ec", "sparse_ec"):
+        router = make_router(name, 16, 4)
+        assert torch.equal(router.train()(tokens_of()).affinity, router.eval()(tokens_of()).affinity)
+    with pytest.raises(ValueError, match="takes no noise"):
+        make_router("sparse_ec", 16, 4, noise=1.0)
+
+
+def test_losses_of_softmax_token_choice() -> None:
+    router, logits = plain("softmax_tc")
+    torch.manual_seed(1)
+    routing = router.train()(tokens_of())
+    torch.manual_seed(1)
+    noisy = logits + 0.25 * torch.randn_like(logits)
+    torch.testing.assert_close(routing.losses["importance"], importance_loss(logits))
+    torch.testing.assert_close(routing.losses["load"], load_loss(logits, noisy, 2, 0.25))
+    assert routing.aux_loss is not None
+    torch.testing.assert_close(routing.aux_loss, 0.005 * (routing.losses["importance"] + routing.losses["load"]))
+    assert routing.aux_loss.shape == (2,)
+
+
+def test_without_noise_there_is_no_load_loss() -> None:
+    router, _ = plain("softmax_tc")
+    assert set(router.eval()(tokens_of()).losses) == {"importance"}
+    router, _ = plain("softmax_tc", noise=0.0)
+    assert set(router.train()(tokens_of()).losses) == {"importance"}
+
+
+def test_the_other_routers_have_no_losses() -> None:
+    for name in SIX[1:]:
+        routing = make_router(name, 16, 4, tokens=32)(tokens_of())
+        assert routing.losses == {}
+        assert routing.aux_loss is None
+
+
+@pytest.mark.parametrize(("factor", "k", "expected"), [(1.0, None, 1), (1.5, None, 2), (2.0, None, 2), (1.0, 2, 2)])
+def test_choices_follow_the_capacity_and_slots_do_not_follow_the_choices(
+    factor: float, k: int | None, expected: int
+) -> None:
+    router = make_router("softmax_tc", 16, 4, capacity=Capacity(factor), k=k)
+    routing = router(tokens_of())
+    assert routing.demand.sum(1).tolist() == [32 * expected] * 2
+    assert routing.token.shape == (4, 2 * round(8 * factor))
+
+
+def test_capacity_can_be_changed_for_evaluation() -> None:
+    router, _ = plain("softmax_ec")
+    router.capacity = Capacity(4.0)
+    assert router(tokens_of()).token.shape == (4, 2 * 32)
+
+
+def test_the_gate_starts_as_a_truncated_lecun_normal() -> None:
+    torch.manual_seed(0)
+    weight = make_router("softmax_ec", 256, 64).gate.weight
+    assert weight.shape == (64, 256)
+    assert weight.std().item() == pytest.approx(1 / 16, rel=0.02)
+    assert weight.abs().max().item() <= 2 / 16 / 0.8796
+    assert make_router("softmax_ec", 16, 4).gate.bias is None
+
+
+def test_routing_under_autocast_and_in_bfloat16_is_decided_in_float32() -> None:
+    router, _ = plain("sparse_ec")
+    x = tokens_of().bfloat16()
+    expected = router(x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        routing = router(x)
+    assert torch.equal(routing.token, expected.token)
+    assert routing.weight.dtype == torch.float32
+
+
+def test_an_unknown_name_is_refused_with_a_guess() -> None:
+    with pytest.raises(ValueError, match="no router 'sinkhorn_e'; did you mean 'sinkhorn_ec'"):
+        make_router("sinkhorn_e", 16, 4)
+
+
+def test_soft_needs_to_know_its_tokens() -> None:
+    with pytest.raises(ValueError, match="tokens="):
+        make_router("soft", 16, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"affinity": "cosine"}, "softmax, sinkhorn, sparse, not 'cosine'"),
+        ({"choice": "both"}, "token, expert, not 'both'"),
+        ({"combine": "mean"}, "softmax, plan, not 'mean'"),
+        ({"solver": "newton"}, "adam, sweeps, dual, not 'newton'"),
+        ({"priority": "age"}, "order, score, not 'age'"),
+        ({"choice": "token", "k": 5}, "k=5 of 4 experts"),
+    ],
+)
+def test_wrong_options_are_refused_with_the_right_ones(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SparseRouter(16, 4, **({"affinity": "softmax", "choice": "expert"} | options))

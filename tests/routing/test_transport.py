@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import contextlib
+import io
+from itertools import pairwise
+
+import numpy as np
+import ot
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from moe_bench.routing import expert_choice, softmax, sparse
+from moe_bench.routing.dual import dual_prices, simplex_threshold, sweep_prices
+from moe_bench.routing.transport import _adam_prices
+
+from .problems import Problem, examples, problems
+from .reference import column_projection, equation_9_by_adam, semi_dual
+
+SOLVERS = ("adam", "sweeps", "dual")
+
+
+def utility_of(seed: int, *shape: int, std: float = 2.0) -> Tensor:
+    return softmax(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * std)
+
+
+def prices(utility: Tensor, capacity: int, solver: str, iterations: int) -> np.ndarray:
+    """Token prices (T,) of the one group in ``utility`` (1, T, E)."""
+    u = utility.mT
+    free, mass = torch.zeros_like(u[:, :1]), torch.full((1, 1, 1), u.shape[2] / u.shape[1], dtype=u.dtype)
+    if solver == "adam":
+        return _adam_prices(u, mass, capacity, free, iterations, 1e-2)[0, 0].numpy()
+    solve = sweep_prices if solver == "sweeps" else dual_prices
+    return solve(u, mass, capacity, free, iterations)[0][0, 0].numpy()
+
+
+def bound(utility: Tensor, capacity: int, solver: str, iterations: int) -> float:
+    """The upper bound of eq. 9 that a solver reaches; lower is better."""
+    return semi_dual(utility[0].numpy(), prices(utility, capacity, solver, iterations), capacity)
+
+
+def objective(plan: Tensor, utility: Tensor) -> float:
+    return float((plan * utility).sum() - plan.square().sum() / 2)
+
+
+@examples
+@given(problems(), st.sampled_from(SOLVERS))
+def test_plans_are_finite_with_exact_columns_and_at_most_c_nonzeros_each(problem: Problem, solver: str) -> None:
+    utility = softmax(problem.logits)
+    plan = sparse(utility, problem.capacity, solver, iterations=7, mask=problem.mask)
+    real = torch.ones(problem.logits.shape[:2]).double() if problem.mask is None else problem.mask.double()
+    share = real.sum(1, keepdim=True) / problem.logits.shape[-1]
+    assert plan.isfinite().all()
+    assert (plan >= 0).all()
+    assert not (plan * (1 - real.unsqueeze(-1))).any()
+    assert ((plan > 0).sum(1) <= problem.capacity).all()
+    torch.testing.assert_close(plan.sum(1), share.expand_as(plan.sum(1)), atol=1e-10, rtol=1e-8)
+
+
+@examples
+@given(problems(max_tokens=8), st.sampled_from(SOLVERS))
+def test_padding_changes_nothing_for_the_real_tokens(problem: Problem, solver: str) -> None:
+    if problem.mask is None:
+        return
+    utility = softmax(problem.logits)
+    plan = sparse(utility, problem.capacity, solver, iterations=5, mask=problem.mask)
+    for g, real in enumerate(problem.mask):
+        if real.any():
+            alone = sparse(utility[g : g + 1, real], problem.capacity, solver, iterations=5)
+            torch.testing.assert_close(plan[g, real], alone[0], atol=1e-9, rtol=0)
+
+
+@settings(examples, max_examples=20)
+@given(problems(max_tokens=6, masks=False))
+def test_adam_is_the_authors_solver(problem: Problem) -> None:
+    utility = softmax(problem.logits)
+    plan = sparse(utility, problem.capacity)
+    for g, group in enumerate(utility):
+        expected = equation_9_by_adam(group.numpy(), problem.capacity)
+        np.testing.assert_allclose(plan[g].numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("capacity", [3, 6, 9, 40])
+def test_every_bound_is_above_every_feasible_plan(solver: str, capacity: int) -> None:
+    utility = utility_of(0, 1, 24, 8)
+    plan = torch.eye(8, dtype=torch.float64).repeat_interleave(3, 0)  # three tokens each: feasible for any C >= 3
+    assert bound(utility, capacity, solver, 20) >= objective(plan, utility[0])
+
+
+def test_the_gradient_of_the_bound_is_what_each_row_misses() -> None:
+    utility, capacity = utility_of(1, 1, 24, 4), 9
+    price = prices(utility, capacity, "adam", 20)
+    columns = [column_projection(utility[0, :, r].numpy() - price, 6.0, capacity) for r in range(4)]
+    missing = 1 - np.stack(columns, 1).sum(1)
+    step = 1e-6 * np.eye(24)
+    slope = [
+        (semi_dual(utility[0].numpy(), price + s, capacity) - semi_dual(utility[0].numpy(), price - s, capacity)) / 2e-6
+        for s in step
+    ]
+    np.testing.assert_allclose(slope, missing, atol=1e-5)
+
+
+@pytest.mark.parametrize("capacity", [6, 8, 12])
+def test_each_sweep_lowers_the_bound(capacity: int) -> None:
+    utility = utility_of(2, 1, 48, 8)
+    bounds = [bound(utility, capacity, "sweeps", count) for count in range(6)]
+    assert all(after <= before + 1e-9 for before, after in pairwise(bounds))
+    assert bounds[3] < bounds[0] - 1e-3
+
+
+@pytest.mark.parametrize("capacity", [32, 64])
+@pytest.mark.parametrize("std", [1.0, 3.0])
+def test_three_sweeps_beat_twenty_adam_steps_and_dual_beats_both(std: float, capacity: int) -> None:
+    utility = utility_of(3, 1, 256, 8, std=std)
+    adam, sweeps, dual = (bound(utility, capacity, *solver) for solver in (("adam", 20), ("sweeps", 3), ("dual", 400)))
+    assert dual < sweeps < adam
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ot.*")
+@pytest.mark.parametrize("c", [1, 2])
+@pytest.mark.parametrize("std", [1.0, 3.0])
+def test_dual_is_as_good_as_pots_optimiser(std: float, c: int) -> None:
+    utility, capacity = utility_of(4, 1, 64, 8, std=std), 8 * c
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints the shape of every gradient
+        alpha = ot.smooth.smooth_ot_semi_dual(
+            np.ones(64), np.full(8, 8.0), -utility[0].numpy(), 1.0, "sparsity_constrained", max_nz=capacity, log=True
+        )[1]["alpha"]
+    pot = semi_dual(utility[0].numpy(), -alpha, capacity)
+    assert bound(utility, capacity, "dual", 400) <= pot
+
+
+def test_at_capacity_one_dual_finds_the_best_balanced_assignment() -> None:
+    utility = utility_of(5, 1, 64, 8, std=1.0)
+    best = ot.emd(np.ones(64), np.full(8, 8.0), -utility[0].numpy())
+    exact = float((best * utility[0].numpy()).sum()) - 64 / 2
+    assert exact - 1e-9 <= bound(utility, 8, "dual", 400) <= exact + 2e-3
+    plan = sparse(utility, 8, "dual")[0]
+    assert objective(plan, utility[0]) == pytest.approx(exact, abs=0.05)
+
+
+@pytest.mark.parametrize("solver", ["sweeps", "dual"])
+def test_the_tie_break_makes_float32_and_float64_choose_alike(solver: str) -> None:
+    utility = utility_of(6, 2, 512, 8)
+    chosen = [
+        expert_choice(plan, plan, 64).tensors()[0]
+        for plan in (sparse(utility, 64, solver), sparse(utility.float(), 64, solver))
+    ]
+    shared = (chosen[0].sum(-1) * chosen[1].sum(-1)).sum() / chosen[0].sum()
+    assert shared > 0.99
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_tokens_can_be_reordered_and_experts_renamed(solver: str) -> None:
+    utility = utility_of(7, 1, 32, 4)
+    tokens = torch.randperm(32, generator=torch.Generator().manual_seed(0))
+    experts = torch.tensor([2, 0, 3, 1])
+    plan = sparse(utility, 8, solver)
+    torch.testing.assert_close(
+        sparse(utility[:, tokens][..., experts], 8, solver), plan[:, tokens][..., experts], atol=1e-7, rtol=0
+    )
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_uniform_utilities_are_routed_the_same_way_every_time(solver: str) -> None:
+    utility = torch.full((2, 16, 4), 0.25)
+    plans = [sparse(utility, 4, solver) for _ in range(3)]
+    assert all(torch.equal(plans[0], plan) for plan in plans)
+    assert plans[0].isfinite().all()
+
+
+def test_one_expert_takes_everyone_once() -> None:
+    for solver in SOLVERS:
+        torch.testing.assert_close(sparse(torch.ones(2, 7, 1), 7, solver), torch.ones(2, 7, 1), atol=1e-5, rtol=0)
+
+
+def test_a_converged_group_stops_while_others_go_on() -> None:
+    utility = torch.cat([torch.full((1, 8, 2), 0.5).double(), utility_of(8, 1, 8, 2)])
+    together = sparse(utility, 8, iterations=20)
+    torch.testing.assert_close(together[:1], sparse(utility[:1], 8, iterations=1), atol=0, rtol=0)
+    torch.testing.assert_close(together[1:], sparse(utility[1:], 8, iterations=20), atol=1e-12, rtol=0)
+
+
+def test_the_last_projection_is_differentiable_and_the_search_is_not() -> None:
+    utility = utility_of(9, 1, 10, 3).requires_grad_()
+    plan = sparse(utility, 5)
+    (slope,) = torch.autograd.grad((plan * torch.arange(30.0).view(1, 10, 3)).sum(), utility)
+    assert slope.isfinite().all()
+    assert slope.any()
+    torch.testing.assert_close(slope.sum(1), torch.zeros(1, 3).double(), atol=1e-9, rtol=0)  # mass stays b
+    assert not slope[plan == 0].any()
+
+
+def test_the_threshold_leaves_the_asked_mass() -> None:
+    values = torch.tensor([3.0, 2.0, 1.0, -torch.inf])
+    for mass in (0.5, 1.0, 4.0):
+        tau = simplex_threshold(values, torch.tensor(mass))
+        assert (values - tau).relu().sum().item() == pytest.approx(mass)
+
+
+def test_an_unknown_solver_is_refused() -> None:
+    with pytest.raises(ValueError, match="no solver 'newton'; use one of adam, sweeps, dual"):
+        sparse(torch.ones(1, 4, 2), 2, "newton")
