@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rich.console import Group, RenderableType
-from rich.rule import Rule
-from rich.table import Table
 from rich.text import Text
 
-from moe_bench.monitor.units import MISSING, count, duration, flops
+from moe_bench.monitor.layout import block
+from moe_bench.monitor.units import MISSING, about, count, flops
 
 AFFINITY_WORDS = {"softmax": "softmax", "sinkhorn": "Sinkhorn plan", "sparse": "sparse plan"}
 CHOICE_WORDS = {"token": "tokens choose", "expert": "experts choose"}
@@ -62,14 +60,9 @@ def router_words(name: str, affinity: str = "", choice: str = "", combine: str =
     return f"{name}: {AFFINITY_WORDS[affinity]} × {choosers} × {COMBINE_WORDS[combine]}"
 
 
-def header(facts: RunFacts) -> RenderableType:
-    """A rule with the run's id and a two-column list of facts; at most 80 columns are needed."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, value in _lines(facts):
-        table.add_row(label, Text(value))
-    return Group(Rule(Text(facts.run_id, style="bold"), align="left", characters="─"), table, Text(""))
+def header(facts: RunFacts, columns: int = 80) -> Text:
+    """What to print on a terminal of so many columns; with ``soft_wrap``, so that long paths stay whole."""
+    return Text("\n").join([*block(facts.run_id, _lines(facts), columns), Text("")])
 
 
 def _lines(facts: RunFacts) -> list[tuple[str, str]]:
@@ -84,7 +77,9 @@ def _lines(facts: RunFacts) -> list[tuple[str, str]]:
     if facts.experts:
         lines.insert(2, ("capacity", capacity_words(facts)))
     if facts.about_s is not None:
-        lines.insert(-1, ("expected", f"about {duration(facts.about_s)} of training"))
+        lines.insert(
+            -1, ("expected", f"about {about(facts.about_s)} of training, to be corrected by the progress below")
+        )
     return lines
 
 
@@ -127,8 +122,8 @@ def _training(facts: RunFacts) -> str:
         parts.append(f"{facts.accumulation} parts")
     if facts.devices > 1:
         parts.append(f"{facts.devices} devices")
-    batch = f"{facts.batch}" if len(parts) == 1 else f"{facts.batch} = {' × '.join(parts)}"
-    return f"{facts.steps:,} steps × batch {batch} = {passes} epochs"
+    split = f" ({' × '.join(parts)})" if len(parts) > 1 else ""
+    return f"{facts.steps:,} steps × {facts.batch} pictures{split} = {passes} epochs"
 
 
 def _device(facts: RunFacts) -> str:

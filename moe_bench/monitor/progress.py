@@ -1,6 +1,6 @@
 """How far a run is: a live bar on a terminal, plain lines now and then elsewhere, with the same facts.
 
-    step 120/600 ━━━━━━━━───────── loss 3.912 · prec@1 12.3 % · 412 img/s · dropped 4.1 % · 1 min 20 s left
+    step 120/600 ━━━━━━━━───────── loss 3.912 · prec@1 12.3 % · 412 img/s · 1 min 20 s left · 4.1 % of tokens uncovered
 
 Figures are read from the device only when they are about to be shown.
 """
@@ -20,9 +20,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from moe_bench.monitor.heartbeat import Eta
 from moe_bench.monitor.throughput import Throughput
 from moe_bench.monitor.units import duration, percent, rate
-
-ROUTING_FIGURES = {"routing/dropped": "dropped", "routing/uncovered": "uncovered"}
-"""The one routing figure shown: the first of these that the router reports."""
 
 BAR_EVERY_S = 0.5
 LINE_EVERY_S = 10.0
@@ -116,12 +113,12 @@ def figures(metrics: Mapping[str, Any], images_per_s: float | None, left_s: floa
         facts.append(f"val prec@1 {percent(prec1)}")
     if images_per_s is not None:
         facts.append(rate(images_per_s))
-    if left_s is not None:
-        facts.append(f"{duration(left_s)} left")
-    for name, label in ROUTING_FIGURES.items():
-        if (share := _value(metrics, name)) is not None:
-            facts.append(f"{label} {percent(share)}")
-            break
+    if left_s:
+        facts.append(f"{duration(max(1, round(left_s)))} left")
+    if (uncovered := _value(metrics, "routing/uncovered")) is not None:
+        facts.append(f"{percent(uncovered)} of tokens uncovered")
+    elif (load := _value(metrics, "routing/load/max")) is not None:  # soft routers leave nobody out
+        facts.append(f"busiest expert {load:.1f}× fair share")
     return facts
 
 

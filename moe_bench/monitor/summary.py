@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.rule import Rule
-from rich.table import Table
 from rich.text import Text
 
+from moe_bench.monitor.layout import block
 from moe_bench.monitor.units import count, duration, flops, gigabytes, percent, rate, significant
 
 
-def summary_view(summary: Mapping[str, Any], folder: str, next_commands: Sequence[tuple[str, str]]) -> RenderableType:
-    """``summary`` is the content of summary.json; ``next_commands`` are (command, what it does) pairs."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, value in [*_result(summary), *_probes(summary), *_price(summary), ("folder", folder)]:
-        table.add_row(label, Text(value))
-    title = Rule(Text(f"{summary.get('run_id', folder)}  finished", style="bold"), align="left", characters="─")
-    return Group(title, table, Text(""), *_next(next_commands))
+def summary_view(
+    summary: Mapping[str, Any], folder: str, next_commands: Sequence[tuple[str, str]], columns: int = 80
+) -> Text:
+    """What to print on a terminal of so many columns; with ``soft_wrap``, so that long commands stay whole.
+
+    ``summary`` is the content of summary.json; ``next_commands`` are (command, what it does) pairs.
+    """
+    facts = [*_result(summary), *_probes(summary), *_price(summary), ("folder", folder)]
+    title = f"{summary.get('run_id', folder)} finished"
+    return Text("\n").join([Text(""), *block(title, facts, columns), Text(""), *_next(next_commands)])
 
 
 def _result(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -65,12 +64,9 @@ def _price(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("training", " · ".join(training)), ("model", f"{size} · {flops(summary.get('flops/image'))} an image")]
 
 
-def _next(commands: Sequence[tuple[str, str]]) -> list[RenderableType]:
-    if not commands:
-        return []
-    table = Table.grid(padding=(0, 2))
-    table.add_column(overflow="fold")
-    table.add_column(style="dim")
+def _next(commands: Sequence[tuple[str, str]]) -> list[Text]:
+    """What to type, one under the other with its purpose above: a command must be whole to be copied."""
+    lines = [Text("next", style="dim")] if commands else []
     for command, does in commands:
-        table.add_row(Text(f"  {command}"), Text(does))
-    return [Text("next", style="dim"), table]
+        lines += [Text(f"  # {does}", style="dim"), Text(f"  {command}")]
+    return lines

@@ -47,6 +47,17 @@ def duration(seconds: float | None) -> str:
     return f"{whole} s"
 
 
+def about(seconds: float | None) -> str:
+    """A guess, no finer than it can be: "40 s", "7 min", "2.5 h", "3.1 d"."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 90:
+        return f"{max(10, round(seconds, -1)):.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 36 * 3600 else f"{seconds / 86400:.1f} d"
+
+
 def rate(images_per_s: float | None) -> str:
     """Images a second: "1,234 img/s", "4.2 img/s"."""
     if images_per_s is None or not math.isfinite(images_per_s):

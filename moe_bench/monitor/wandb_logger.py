@@ -29,7 +29,7 @@ FINISH_S = 30.0
 
 
 class WandbLogger(Logger):
-    """Starts W&B at the first row; ``close`` ends it. ``say`` gets at most one line about each thing worth knowing.
+    """Starts W&B when a fit begins; ``close`` ends it. ``say`` gets at most one line about each thing worth knowing.
 
     ``mode`` is "auto", "online" or "offline"; ``config`` is what W&B shows as the run's settings.
     """
@@ -66,6 +66,13 @@ class WandbLogger(Logger):
     @property
     def version(self) -> str:
         return self._folder.name
+
+    @property
+    @rank_zero_only
+    def experiment(self) -> Any:
+        """The W&B run, None without one. Lightning asks for it before the first step, so that is when it starts."""
+        self._safely(self._started)
+        return self._run
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
