@@ -80,7 +80,8 @@ def table(scores: list[Score], floors: list[Score], protocol: Protocol, step: in
         lines.append(
             f"{one.dataset:<{width}}  {one.shots:>5}  {accuracy:<14}  {100 * low.accuracy:5.1f} %  {one.l2:>8g}"
         )
-    about = f"weights of step {step} · mean ± std over {protocol.draws} draws · λ policy {protocol.policy}"
+    draws = f"mean ± std over {protocol.draws} draws" if protocol.draws > 1 else "1 draw"
+    about = f"weights of step {step} · {draws} · λ policy {protocol.policy}"
     return "\n".join([*lines, about])
 
 
@@ -108,7 +109,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(word) for word in text.split(",")]
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"numbers like 1,5,10 wanted, not {text!r}") from None
 
 
 def _config(run: Path) -> Any:

@@ -135,8 +135,8 @@ def load(folder: str | os.PathLike[str], *, mmap: bool = False) -> dict[str, Any
         raise CheckpointError(f"the checkpoint {path} cannot be used: {fault}")
     if not zipfile.is_zipfile(path / STATE):
         raise SecurityError(
-            f"{path / STATE} is not in the format that is written here. It was not loaded: reading torch's older formats "
-            "can run code."
+            f"{path / STATE} is not in the format that is written here and was not loaded: reading torch's older "
+            "formats can run code."
         )
     try:
         state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=mmap)

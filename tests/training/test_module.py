@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run
 from lightning.pytorch import Callback
+from miniature import Run
 
 from moe_bench.errors import CheckpointError, DivergedError
 from moe_bench.training.module import stream

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SOFTMAX_TC, Run
 from lightning.pytorch import Callback
+from miniature import SOFTMAX_TC, Run
 
 from moe_bench.config.schema import RouterConfig, SoftRouterConfig, SparseRouterConfig
 from moe_bench.errors import Interrupted

@@ -67,9 +67,12 @@ def test_the_handlers_from_before_are_back_afterwards() -> None:
 
 
 def test_an_error_that_a_signal_caused_counts_as_the_signal() -> None:
-    with pytest.raises(Interrupted) as caught, StopSignals():
+    def work() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         raise RuntimeError("a data worker was killed")
+
+    with pytest.raises(Interrupted) as caught, StopSignals():
+        work()
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 

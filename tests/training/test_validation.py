@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import VAL, Run
 from lightning.pytorch import Callback
+from miniature import VAL, Run
 
 from moe_bench.config.schema import DenseRouterConfig
 from moe_bench.errors import DataError, Interrupted

@@ -1,0 +1,119 @@
+"""A real run in miniature: real shards, the real data module, a vision transformer of 3,000 parameters."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback
+from PIL import Image
+
+from moe_bench.config.schema import CapacityConfig, ModelConfig, RouterConfig, SparseRouterConfig
+from moe_bench.data.datamodule import ImageData
+from moe_bench.data.index import ShardIndex
+from moe_bench.data.make import Sample
+from moe_bench.model import from_config
+from moe_bench.monitor.jsonl import JsonlLogger
+from moe_bench.training.checkpoint import Checkpointer, latest
+from moe_bench.training.module import LitViT, Optimization
+from moe_bench.training.optim import Schedule
+from moe_bench.training.stop import StopAtBoundary, StopSignals
+from moe_bench.training.strategy import make_trainer, resolve
+from moe_bench.training.validation import Validation
+
+SIZE, CLASSES, BATCH = 8, 4, 8
+VAL = 21  # not a multiple of any batch
+SOFTMAX_TC = SparseRouterConfig(name="softmax_tc", choice="token", importance=0.005, load=0.005)
+
+
+def samples(count: int, seed: int) -> list[Sample]:
+    """Noise in which one colour is bright, or none: the class, however a picture is cropped or flipped."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        label = number % CLASSES
+        pixels = rng.integers(0, 100, (SIZE, SIZE, 3), dtype=np.uint8)
+        if label < 3:
+            pixels[:, :, label] += 120
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, format="PNG")
+        made.append(Sample(f"{number:05d}", "png", out.getvalue(), label))
+    return made
+
+
+@dataclass
+class Ran:
+    """A run that was fitted, or its error."""
+
+    module: LitViT
+    trainer: Any
+    validation: Validation
+    error: BaseException | None = None
+
+    def state(self) -> dict[str, Any]:
+        """All that must be equal for two runs to be equal."""
+        (optimizer,) = self.trainer.optimizers
+        return {"weights": self.module.state_dict(), "optimizer": optimizer.state_dict()}
+
+
+Run = Callable[..., Ran]
+Splits = tuple[ShardIndex, ShardIndex]
+
+
+def train(
+    splits: Splits,
+    folder: Path,
+    *,
+    steps: int = 8,
+    pieces: int = 1,
+    workers: int = 0,
+    router: RouterConfig = SOFTMAX_TC,
+    eval_every: int = 0,
+    checkpoint_every: int = 0,
+    lr: float = 1e-2,
+    clip: float | None = 1.0,
+    loss: str = "softmax",
+    mixup_alpha: float = 0.2,
+    extra: Sequence[Callback] = (),
+) -> Ran:
+    """Train in ``folder``, resuming what is there."""
+    train, val = splits
+    folder.mkdir(exist_ok=True)
+    data = ImageData(
+        train, val, image_size=SIZE, steps=steps, batch=BATCH, device_batch=BATCH // pieces, workers=workers
+    )
+    torch.manual_seed(1)
+    # Dropout and routing noise on: what is random in a step must be resumed as well.
+    sizes = ModelConfig(
+        image_size=SIZE, patch=4, width=16, depth=2, heads=2, mlp=16, experts=4, moe_blocks=[1], dropout=0.1
+    )
+    model = from_config(sizes, router, CapacityConfig(group_images=4), data.num_classes)
+    optimization = Optimization(Schedule("cosine", lr, steps, warmup=2), clip=clip)
+    module = LitViT(
+        model, optimization, num_classes=CLASSES, loss=loss, mixup_alpha=mixup_alpha, name=f"router={router.name}"
+    )
+    validation = Validation(data.val_dataloader, data.val_size, every=eval_every)
+    saver = Checkpointer(folder / "checkpoints", every=checkpoint_every, batch=BATCH)
+    with StopSignals() as signals:
+        validation.check = signals.check
+        trainer = make_trainer(
+            resolve("cpu"),
+            steps=steps,
+            accumulation=pieces,
+            callbacks=[*extra, validation, saver, StopAtBoundary(signals, saver.save)],
+            loggers=[JsonlLogger(folder / "metrics.jsonl", BATCH)],
+            log_every=1,
+            folder=folder,
+        )
+        saved = latest(folder / "checkpoints")
+        ran = Ran(module, trainer, validation)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=saved and str(saved.path))
+        except BaseException as error:
+            ran.error = error
+        return ran
