@@ -7,11 +7,12 @@ it was, on any number of ranks, micro-batches and workers.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import Sampler
 
 from moe_bench.data.dataset import Pictures, Request
@@ -36,6 +37,20 @@ class TrainingRequests(Sampler[list[Request]]):
     def __iter__(self) -> Iterator[list[Request]]:
         for positions in self.share.steps(self.start, self.stop):
             yield list(zip(self.plan.pictures(positions).tolist(), positions.tolist()))
+
+
+def _count_from(trainer: Trainer, micro_batches: int) -> None:
+    """Sets the number of micro-batches that a resumed trainer believes to be behind it.
+
+    Lightning restores the count of the run that was saved: wrong where this one cuts its steps into other pieces, or
+    where that one was saved amid a step. It would then step after a part of the batch, and end early. Before the first
+    batch it completes what was saved in on_train_batch_end by one, which is left for it to do.
+    """
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+    total, current = progress.total, progress.current
+    at_batch_end = total.ready == total.started == total.processed == total.completed + 1
+    current.ready = current.started = current.processed = micro_batches
+    current.completed = micro_batches - at_batch_end
 
 
 class ImageData(LightningDataModule):
@@ -98,6 +113,8 @@ class ImageData(LightningDataModule):
         """The micro-batches of this rank from the current step to the last."""
         rank, world = self._place()
         share = Share(self.batch, self.device_batch, rank, world)
+        if self.trainer:
+            _count_from(self.trainer, self._step * share.accumulation)
         transform = training_transform(self.image_size, self.augmentation)
         pictures = Pictures(self.train, transform, self.image_size, self.seed, self.max_pixels)
         return BatchLoader(pictures, TrainingRequests(self.plan, share, self._step, self.steps), self.workers)
@@ -121,6 +138,8 @@ class ImageData(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._step = int(state_dict["step"])
+        # Lightning cannot know that the order follows from the step
+        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
 
     def _place(self) -> tuple[int, int]:
         """(rank, number of ranks); one of one without a trainer."""

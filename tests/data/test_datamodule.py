@@ -1,0 +1,168 @@
+"""With Lightning's own trainer: what a run is fed, unbroken and resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+
+from moe_bench.data.datamodule import ImageData
+from moe_bench.data.dataset import Batch
+from moe_bench.data.decode import Augmentation
+from moe_bench.data.index import ShardIndex, open_split
+from moe_bench.errors import DataError
+from tests.data.shards import write_shards
+
+STEPS, BATCH = 9, 6
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> ShardIndex:
+    return open_split(write_shards(tmp_path / "set", [5, 4, 8]), progress=False)  # 17 pictures: 9 steps cross epochs
+
+
+@pytest.fixture
+def val(tmp_path: Path) -> ShardIndex:
+    return open_split(write_shards(tmp_path / "set", [5, 2], split="val"), progress=False)
+
+
+class Diary(LightningModule):
+    """Learns a little and writes down what it is fed: (step, sum of the pixels, pictures)."""
+
+    breaks_at: int | None = None  # micro-batches
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(3 * 64, 5)
+        self.pages: list[tuple[int, float, list[int]]] = []
+        self.seen: list[int] = []
+
+    def training_step(self, batch: Batch, _: int) -> torch.Tensor:
+        if len(self.pages) == self.breaks_at:
+            raise InterruptedError
+        self.pages.append((self.global_step, batch["image"].sum().item(), batch["index"].tolist()))
+        logits = self.layer(batch["image"].flatten(1))
+        return torch.nn.functional.cross_entropy(logits, batch["label"][:, 0])
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        self.seen += batch["index"][batch["valid"]].tolist()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def fit(
+    folder: Path, train: ShardIndex, val: ShardIndex, *, device_batch: int = 6, until: int = STEPS, **options: Any
+) -> tuple[Diary, Trainer]:
+    """One process of a run of STEPS steps, stopped at ``until``."""
+    workers, resume = options.get("workers", 0), options.get("resume")
+    data = ImageData(train, val, image_size=8, steps=STEPS, batch=BATCH, device_batch=device_batch, workers=workers)
+    diary = Diary()
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=until,
+        max_epochs=-1,
+        accumulate_grad_batches=BATCH // device_batch,
+        use_distributed_sampler=False,
+        limit_val_batches=0 if until < STEPS else 1.0,
+        callbacks=[
+            ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1),
+            OnExceptionCheckpoint(folder, "exception"),
+        ],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(diary, data, ckpt_path=resume, weights_only=True)
+    return diary, trainer
+
+
+@pytest.mark.parametrize(("workers", "device_batch"), [(0, 6), (2, 6), (0, 2)])
+def test_a_resumed_run_is_fed_exactly_what_the_unbroken_one_is(
+    tmp_path: Path, train: ShardIndex, val: ShardIndex, workers: int, device_batch: int
+) -> None:
+    unbroken, _ = fit(tmp_path / "a", train, val, device_batch=device_batch)
+    first, _ = fit(tmp_path / "b", train, val, device_batch=device_batch, until=4, workers=workers)
+    resume = str(tmp_path / "b/step=4.ckpt")
+    second, trainer = fit(tmp_path / "c", train, val, device_batch=device_batch, workers=workers, resume=resume)
+    assert trainer.global_step == STEPS
+    assert first.pages + second.pages == unbroken.pages
+    assert torch.equal(second.layer.weight, unbroken.layer.weight)
+
+
+@pytest.mark.parametrize(("before", "after", "stop"), [(6, 3, 3), (6, 2, 4), (2, 6, 5), (3, 2, 3), (1, 6, 7)])
+def test_a_run_resumed_with_other_micro_batches_takes_the_same_steps(
+    tmp_path: Path, train: ShardIndex, val: ShardIndex, before: int, after: int, stop: int
+) -> None:
+    unbroken, _ = fit(tmp_path / "a", train, val)
+    first, _ = fit(tmp_path / "b", train, val, device_batch=before, until=stop)
+    resume = str(tmp_path / f"b/step={stop}.ckpt")
+    second, _ = fit(tmp_path / "c", train, val, device_batch=after, resume=resume)
+    assert by_step(first)[:stop] + by_step(second)[stop:] == by_step(unbroken)
+    assert second.seen == list(range(7))
+    assert torch.allclose(second.layer.weight, unbroken.layer.weight, atol=1e-6)
+
+
+def test_a_run_that_broke_amid_a_step_repeats_that_step_whole(
+    tmp_path: Path, train: ShardIndex, val: ShardIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken, _ = fit(tmp_path / "a", train, val, device_batch=2)
+    monkeypatch.setattr(Diary, "breaks_at", 13)
+    with pytest.raises(InterruptedError):
+        fit(tmp_path / "b", train, val, device_batch=2)
+    monkeypatch.setattr(Diary, "breaks_at", None)
+    second, _ = fit(tmp_path / "c", train, val, device_batch=2, resume=str(tmp_path / "b/exception.ckpt"))
+    assert by_step(second)[4:] == by_step(unbroken)[4:]
+    assert torch.equal(second.layer.weight, unbroken.layer.weight)
+
+
+def by_step(diary: Diary) -> list[list[int]]:
+    """The pictures of every step."""
+    return [[n for step, _, pictures in diary.pages if step == s for n in pictures] for s in range(STEPS)]
+
+
+def test_steps_use_the_same_pictures_at_any_size_of_micro_batch(
+    tmp_path: Path, train: ShardIndex, val: ShardIndex
+) -> None:
+    whole, pieces = (fit(tmp_path / str(size), train, val, device_batch=size)[0] for size in (6, 3))
+    assert by_step(whole) == by_step(pieces)
+    assert [len(step) for step in by_step(whole)] == [BATCH] * STEPS
+    epoch = [n for step in by_step(whole) for n in step][:17]
+    assert sorted(epoch) == list(range(17))
+
+
+def test_validation_counts_every_picture_once(tmp_path: Path, train: ShardIndex, val: ShardIndex) -> None:
+    diary, _ = fit(tmp_path / "a", train, val, device_batch=3)
+    sanity = 6  # Lightning tries two batches before it trains
+    assert diary.seen[sanity:] == list(range(7))
+
+
+def test_the_state_is_the_step_alone(tmp_path: Path, train: ShardIndex, val: ShardIndex) -> None:
+    fit(tmp_path / "a", train, val, until=3)
+    saved = torch.load(tmp_path / "a/step=2.ckpt", weights_only=True)
+    assert saved["ImageData"] == {"step": 2}
+
+
+def test_labels_are_checked_before_the_first_step(train: ShardIndex, val: ShardIndex) -> None:
+    with pytest.raises(DataError, match="out of range for 4 classes"):
+        ImageData(train, val, image_size=8, steps=1, batch=2, device_batch=2, num_classes=4)
+    data = ImageData(train, val, image_size=8, steps=1, batch=2, device_batch=2)
+    assert (data.num_classes, data.train_size, data.val_size) == (5, 17, 7)
+
+
+def test_augmentation_is_that_of_the_recipe(train: ShardIndex, val: ShardIndex) -> None:
+    plain = Augmentation(crop_area=1, flip=False)
+    data = ImageData(train, val, image_size=8, steps=1, batch=17, device_batch=17, augmentation=plain, workers=0)
+    [batch] = data.train_dataloader()
+    whole = next(
+        iter(ImageData(train, train, image_size=8, steps=1, batch=17, device_batch=17, workers=0).val_dataloader())
+    )
+    assert torch.equal(batch["image"], whole["image"][batch["index"]])
