@@ -63,7 +63,7 @@ def run_or_show(words: list[str]) -> int:
 
         print(usage({verb: what for verb, (what, _, _) in VERBS.items()}, args.config_dir))
     elif args.hydra_help or args.info or args.shell_completion or args.cfg in ("hydra", "all"):
-        through_hydra(words)
+        through_hydra(words, args.config_dir)
     elif args.cfg:
         show_settings(args)
     else:
@@ -79,7 +79,7 @@ def train(args: argparse.Namespace) -> int:
 
     asked = plan(args)
     if asked.is_sweep and asked.external:
-        return through_hydra(sys.argv[1:])
+        return through_hydra(sys.argv[1:], args.config_dir)
     if asked.is_sweep:
         from moe_bench.launch import local
 
@@ -125,7 +125,7 @@ def show_settings(args: argparse.Namespace) -> None:
     print(OmegaConf.to_yaml(tree).rstrip() if OmegaConf.is_config(tree) else tree)
 
 
-def through_hydra(words: list[str]) -> int:
+def through_hydra(words: list[str], config_dir: str | None) -> int:
     """Let Hydra itself do it: its own information, shell completion, and launchers and sweepers from outside."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -135,7 +135,7 @@ def through_hydra(words: list[str]) -> int:
         from moe_bench.config import load
 
         overrides = list(HydraConfig.get().overrides.task)
-        result: float | None = import_module("moe_bench.train").run(load(overrides), overrides)
+        result: float | None = import_module("moe_bench.train").run(load(overrides, config_dir), overrides)
         return result
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are, instead of as a traceback and exit code 1

@@ -189,3 +189,13 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
         cli.dispatch([verb, "--help"])
     assert caught.value.code == 0
     assert verb in capsys.readouterr().out
+
+
+def test_launchers_of_hydra_are_given_checked_settings(
+    trained: list[tuple[config.Config, list[str]]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["moe-bench", "-m", "hydra/launcher=basic", "seed=1,2", "capacity=1.5"])
+    assert cli.main() == 0
+    assert [(cfg.seed, cfg.capacity.factor) for cfg, _ in trained] == [(1, 1.5), (2, 1.5)]

@@ -12,13 +12,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from moe_bench.config.limits import LIMITS
 from moe_bench.config.plugins import router_entry_points
 from moe_bench.config.problems import Problem, did_you_mean, show
-from moe_bench.config.schema import (
-    ROUTER_KINDS,
-    WORDS,
-    Config,
-    RouterConfig,
-    SparseRouterConfig,
-)
+from moe_bench.config.schema import ROUTER_KINDS, WORDS, Config, RouterConfig, SparseRouterConfig
+from moe_bench.config.security import CODE_KEYS
 
 OUR_ROUTERS = ("softmax_tc", "sinkhorn_tc", "softmax_ec", "sinkhorn_ec", "sparse_ec", "soft", "dense")
 """Names of the routers that come with moe-bench: the paper's six and the baseline."""
@@ -97,6 +92,11 @@ def _not_a_section(tree: Any, place: str, conversion: Conversion) -> dict[str, A
 
 def _unknown(key: str, value: Any, cls: type, place: str, conversion: Conversion) -> None:
     here = f"{place}.{key}" if place else key
+    if key in CODE_KEYS:
+        return  # refused already, and for a better reason
+    while isinstance(value, Mapping) and len(value) == 1:  # x: {y: 1} was typed x.y=1
+        inner, value = next(iter(value.items()))
+        here = f"{here}.{inner}"
     names = [f.name for f in fields(cls)] + ([] if place else ["experiment", "sweep", "debug"])
     close = did_you_mean(key, names)
     prefix = f"{place}." if place else ""

@@ -1,4 +1,4 @@
-"""What numbers a setting may have, one by one; how settings fit together is for ``checks``."""
+"""What numbers a setting may have, one by one; how settings fit together is for the rules."""
 
 from __future__ import annotations
 

@@ -13,9 +13,7 @@ from moe_bench.config.argv import VALUE_OF_GROUP
 from moe_bench.config.groups import Groups
 from moe_bench.config.plugins import router_entry_points
 from moe_bench.config.problems import Problem, did_you_mean
-
-CODE_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
-"""Keys by which Hydra's ``instantiate`` calls what a configuration names. Nothing here may: they are refused."""
+from moe_bench.config.security import problems_of_line
 
 REQUIRED = ("router", "model", "capacity", "data", "probe", "recipe", "runtime", "logger")
 """Groups of which a run has exactly one option."""
@@ -46,7 +44,7 @@ def read(lines: Sequence[str], groups: Groups, problems: list[Problem]) -> Overr
     parsed: list[Override] = []
     spoiled: set[str] = set()
     for line in lines:
-        found = list(_problems_of_text(line))
+        found = list(problems_of_line(line))
         override = None if found else parse(line)
         if override is not None:
             found += _problems_of_group(override, groups)
@@ -58,29 +56,6 @@ def read(lines: Sequence[str], groups: Groups, problems: list[Problem]) -> Overr
             spoiled.add(line.partition("=")[0].lstrip("+~"))
         problems += found
     return Overrides(tuple(parsed), frozenset(spoiled))
-
-
-def _problems_of_text(line: str) -> Iterator[Problem]:
-    key, _, value = line.partition("=")
-    code = [word for word in CODE_KEYS if word in key.split(".") or f"{word}:" in value.replace(" ", "")]
-    if code:
-        yield Problem(line, f"{code[0]} names code to call, and configurations here call none", security=True)
-    if calls_resolver(value):
-        what = "a value that is looked up elsewhere (${...:...}) would be written into run.json, secrets too"
-        yield Problem(line, what, "type the value itself", security=True)
-
-
-def calls_resolver(value: str) -> bool:
-    """Does the text call a resolver (``${oc.env:HOME}``) rather than point at another setting (``${data.path}``)?"""
-    depth = 0
-    for i, character in enumerate(value):
-        if value.startswith("${", i):
-            depth += 1
-        elif character == "}" and depth:
-            depth -= 1
-        elif character == ":" and depth:
-            return True
-    return False
 
 
 def parse(line: str) -> Override | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 
 from moe_bench.config.argv import normalise
+from moe_bench.config.compose import Composition
 from moe_bench.config.groups import Groups, find_groups
 from moe_bench.config.overrides import parse, values_of
 from moe_bench.config.problems import Problem, raise_if_any
@@ -62,7 +63,7 @@ def plan(words: Sequence[str], config_dir: str | None = None, multirun: bool = F
     cells = tuple(product(*axes.values())) if _few_enough(axes, problems) else ()
     checked = [] if external and composition.sweeper != "basic" else _cells_to_check(axes, cells)
     configs = [_check(cell, groups, config_dir, problems) for cell in checked or [_first(axes)]]
-    _one_device_in_process(composition.launcher, configs[0], problems)
+    problems += _launcher_fits(composition, configs[0])
     raise_if_any(problems)
     assert configs[0] is not None, "without a configuration there is a problem"
     varying = frozenset(key for key, values in axes.items() if len(values) > 1)
@@ -105,9 +106,13 @@ def _check(cell: Sequence[str], groups: Groups, config_dir: str | None, problems
     return finish(overrides, composition, problems)
 
 
-def _one_device_in_process(launcher: str, config: Config | None, problems: list[Problem]) -> None:
+def _launcher_fits(composition: Composition, config: Config | None) -> Iterator[Problem]:
     """Hydra's own launcher runs all cells in one process, where the ranks of one cell would leak into the next."""
-    if launcher == "basic" and config is not None and config.runtime.devices * config.runtime.nodes > 1:
+    if composition.launcher == "local" and composition.sweeper != "basic":
+        what = f"hydra/sweeper={composition.sweeper} wants results back, and hydra/launcher=local has none for it"
+        yield Problem("hydra/launcher=local", what, "hydra/launcher=basic")
+    if composition.launcher == "basic" and config is not None:
         devices = config.runtime.devices * config.runtime.nodes
-        what = f"it runs all cells in one process, which {devices} devices do not survive"
-        problems.append(Problem("hydra/launcher=basic", what, "hydra/launcher=local"))
+        if devices > 1:
+            what = f"it runs all cells in one process, which {devices} devices do not survive"
+            yield Problem("hydra/launcher=basic", what, "hydra/launcher=local")

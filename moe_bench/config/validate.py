@@ -16,6 +16,7 @@ from moe_bench.config.convert import Conversion, to_config
 from moe_bench.config.groups import Groups, find_groups
 from moe_bench.config.problems import Problem, raise_if_any
 from moe_bench.config.schema import Config
+from moe_bench.config.security import problems_of_tree
 
 if TYPE_CHECKING:
     from moe_bench.config.compose import Composition
@@ -65,6 +66,7 @@ def finish(overrides: Overrides, composition: Composition | None, problems: list
         problems.append(Problem(str(sweep.input_line), "several values are several runs", remedy))
     if composition is None:
         return None
+    problems += problems_of_tree(composition.tree)
     conversion = Conversion(typed=overrides.keys())
     config = derive(to_config(composition.tree, conversion))
     problems += [p for p in conversion.problems if p.place.split(".")[0] not in overrides.spoiled]
@@ -90,8 +92,9 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
 
     Raises:
         ConfigError: for keys, types or words that this version does not know.
+        SecurityError: for keys that name code.
     """
-    conversion = Conversion()
+    conversion = Conversion(problems=list(problems_of_tree(tree)))
     config = to_config(tree, conversion)
     raise_if_any(conversion.problems)
     return derive(config)

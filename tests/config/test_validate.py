@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from moe_bench import config
+from moe_bench.config.plugins import router_entry_points
 from moe_bench.config.schema import DenseRouterConfig, RouterConfig, SoftRouterConfig, SparseRouterConfig
-from moe_bench.errors import ConfigError
+from moe_bench.errors import ConfigError, SecurityError
 
 
 def refused(*overrides: str, config_dir: Path | None = None) -> str:
@@ -135,10 +136,8 @@ def test_damaged_yaml_of_ones_own_is_told_and_not_traced(tmp_path: Path) -> None
     (tmp_path / "recipe").mkdir()
     (tmp_path / "recipe" / "bad.yaml").write_text("steps: [1\n")
     (tmp_path / "recipe" / "lost.yaml").write_text("defaults: [nowhere]\n")
-    (tmp_path / "recipe" / "code.yaml").write_text("name: x\n_target_: os.system\n")
     for option in ("bad", "lost"):
         assert "the YAML files" in refused(f"recipe={option}", config_dir=tmp_path)
-    assert "_target_" in refused("recipe=code", config_dir=tmp_path)
 
 
 def test_a_configuration_survives_json() -> None:
@@ -154,6 +153,29 @@ def test_a_saved_configuration_of_another_version_is_read_or_refused_but_not_gue
     saved["recipe"]["mixdown"] = 1
     with pytest.raises(ConfigError, match=r"there is no setting recipe\.mixdown"):
         config.from_dict(saved)
+
+
+def test_code_in_yaml_or_in_a_saved_configuration_is_refused_for_safety(tmp_path: Path) -> None:
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "code.yaml").write_text("name: x\n_target_: os.system\n")
+    with pytest.raises(SecurityError, match="_target_ names code"):
+        config.load(["recipe=code"], str(tmp_path))
+    saved = config.to_dict(config.load(["router.impl=a.b:C"]))
+    saved["router"]["options"] = {"x": [{"_target_": "os.system"}]}
+    with pytest.raises(SecurityError, match=r"router\.options\.x\.0\._target_"):
+        config.from_dict(saved)
+
+
+def test_an_installed_router_needs_only_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[moe_bench.routers]\ntheirs = theirs.router:Router\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    router_entry_points.cache_clear()
+    assert config.load(["router=theirs"]).router == RouterConfig(name="theirs")
+    assert "router=softmax_ec" in refused("router=softmx_ec")
+    router_entry_points.cache_clear()
 
 
 def test_one_configuration_leaves_no_trace_in_the_next() -> None:

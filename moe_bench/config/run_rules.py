@@ -1,0 +1,110 @@
+"""How batch, schedule, loss, data and probe must fit together.
+
+Each rule is a statement about a whole configuration and yields what breaks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from moe_bench.config.model_rules import images_per_group
+from moe_bench.config.patterns import MOST_SHARDS, count_shards
+from moe_bench.config.problems import Problem, show
+from moe_bench.config.schema import Config
+
+
+def groups_fill_the_batch(cfg: Config) -> Iterator[Problem]:
+    runtime, batch = cfg.runtime, cfg.recipe.batch
+    ranks = runtime.devices * runtime.nodes
+    group = images_per_group(cfg)
+    unit = ranks * group
+    uses = ("recipe.batch", "runtime.devices", "runtime.nodes", "capacity.group_images", "router.name")
+    if batch % unit:
+        near = [n for n in (batch // unit * unit, (batch // unit + 1) * unit) if n]
+        reason = f"{runtime.devices} devices × {runtime.nodes} nodes × {group} images a routing group = {unit}"
+        remedy = " or ".join(f"recipe.batch={n}" for n in near)
+        yield Problem(f"recipe.batch={batch}", f"a batch must be a multiple of {reason}", remedy, uses)
+        return
+    local, part = batch // ranks, runtime.device_batch
+    if part is not None and (local % part or part % group):
+        allowed = [n for n in range(group, local + 1, group) if local % n == 0]
+        near = sorted(sorted(allowed, key=lambda n: abs(n - part))[:2])
+        what = f"it must divide the {local} images that a device has of each batch"
+        what += "" if group == 1 else f", and be a multiple of the {group} images of a routing group"
+        remedy = " or ".join(f"runtime.device_batch={n}" for n in near)
+        yield Problem(f"runtime.device_batch={part}", what, remedy, (*uses, "runtime.device_batch"))
+
+
+def schedule_fits_the_steps(cfg: Config) -> Iterator[Problem]:
+    recipe = cfg.recipe
+    warmup, cooldown = recipe.warmup or 0, recipe.cooldown
+    if warmup > recipe.steps:
+        what = f"the warm-up is longer than the {recipe.steps} steps of the run"
+        yield Problem(f"recipe.warmup={warmup}", what, "recipe.warmup=null", ("recipe.warmup", "recipe.steps"))
+    elif warmup + cooldown > recipe.steps:
+        what = f"{warmup} steps of warm-up and {cooldown} of cool-down are more than the {recipe.steps} of the run"
+        remedy = f"recipe.cooldown={recipe.steps - warmup}"
+        needs = ("recipe.cooldown", "recipe.warmup", "recipe.steps")
+        yield Problem(f"recipe.cooldown={cooldown}", what, remedy, needs)
+    if cooldown and recipe.schedule != "rsqrt":
+        what = f"the {recipe.schedule} schedule has no cool-down"
+        place, uses = f"recipe.cooldown={cooldown}", ("recipe.cooldown", "recipe.schedule")
+        yield Problem(place, what, "recipe.cooldown=0, or recipe.schedule=rsqrt", uses)
+    if recipe.schedule in ("linear", "cosine") and recipe.end_lr > recipe.lr:
+        what = f"the {recipe.schedule} schedule falls to it from recipe.lr={show(recipe.lr)}"
+        place, remedy = f"recipe.end_lr={show(recipe.end_lr)}", f"recipe.end_lr={show(recipe.lr / 100)}"
+        yield Problem(place, what, remedy, ("recipe.end_lr", "recipe.lr", "recipe.schedule"))
+    if len(recipe.betas) != 2:
+        yield Problem(
+            f"recipe.betas={show(recipe.betas)}", "Adam has two", "recipe.betas=[0.9,0.999]", ("recipe.betas",)
+        )
+
+
+def loss_fits_the_labels(cfg: Config) -> Iterator[Problem]:
+    if cfg.data.labels == "multi" and cfg.recipe.loss == "softmax":
+        what = "the softmax loss knows one label a picture, and data.labels=multi"
+        yield Problem("recipe.loss=softmax", what, "recipe.loss=sigmoid", ("recipe.loss", "data.labels"))
+
+
+def data_is_named_once(cfg: Config) -> Iterator[Problem]:
+    data = cfg.data
+    uses = ("data.path", "data.train", "data.val")
+    if data.path is None and data.train is None:
+        what = "no pictures: data.path, a folder of shards, is not set"
+        yield Problem(
+            f"data={data.name or 'shards'}", what, "data.path=DIR, or data.train=PATTERN data.val=PATTERN", uses
+        )
+    elif data.path is not None and (data.train is not None or data.val is not None):
+        what = "the pictures are named twice: by data.path and by data.train or data.val"
+        yield Problem(f"data.path={data.path}", what, "only one of them", uses)
+    elif data.path is None and data.val is None:
+        yield Problem("data.train", "there are no pictures to validate on", "data.val=PATTERN", uses)
+
+
+def patterns_are_bounded(cfg: Config) -> Iterator[Problem]:
+    for name in ("train", "val"):
+        value = getattr(cfg.data, name)
+        patterns = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(p, str) for p in patterns):
+            what = "shards are named by a pattern or a list of patterns"
+            yield Problem(f"data.{name}", what, f"data.{name}='DIR/{name}-{{000..099}}.tar'", (f"data.{name}",))
+        elif (count := sum(map(count_shards, patterns))) > MOST_SHARDS:
+            what = f"the braces stand for {count:.3g} shards; the most is {MOST_SHARDS:,}"
+            yield Problem(f"data.{name}={show(value)}", what, uses=(f"data.{name}",))
+
+
+def probe_has_shots(cfg: Config) -> Iterator[Problem]:
+    if cfg.probe.sets and not cfg.probe.shots:
+        yield Problem(
+            "probe.shots=[]", "a probe needs a number of pictures a class", "probe.shots=[10]", ("probe.shots",)
+        )
+
+
+RUN_RULES = (
+    groups_fill_the_batch,
+    schedule_fits_the_steps,
+    loss_fits_the_labels,
+    data_is_named_once,
+    patterns_are_bounded,
+    probe_has_shots,
+)
