@@ -9,21 +9,24 @@ from torch import Tensor
 
 from moe_bench.training.module import LitViT
 
-SOON_S = 1.0
+SOON_S = 5.0
 
 
 def image_seconds(module: LitViT, image_size: int, pieces: tuple[int, int], device: str, precision: str) -> float:
-    """Seconds of forward and backward for one image on noise, without reading pictures and without the update.
+    """Seconds of forward and backward for one image, on noise: without reading pictures and without the update.
 
-    ``pieces`` are two batch sizes: a small one, which also warms up, and the one that will be trained with, tried
-    only where the small one says that it is done soon. Leaves no gradient behind.
+    ``pieces`` are two batch sizes. The small one warms up, for the first pass pays for more than its work; the one that
+    will be trained with is timed unless that takes long. Leaves no gradient behind.
     """
     module.to(device)
-    small, full = pieces
-    elapsed = _time(module, torch.randn(small, 3, image_size, image_size, device=device), precision)
-    if full == small or elapsed * full / small > SOON_S * 10:
-        return elapsed / small
-    return _time(module, torch.randn(full, 3, image_size, image_size, device=device), precision) / full
+    small, full = (torch.randn(images, 3, image_size, image_size, device=device) for images in pieces)
+    first = _time(module, small, precision)
+    if first > SOON_S:
+        return first / len(small)
+    second = _time(module, small, precision)
+    if second * len(full) / len(small) > SOON_S:
+        return second / len(small)
+    return _time(module, full, precision) / len(full)
 
 
 def _time(module: LitViT, images: Tensor, precision: str) -> float:

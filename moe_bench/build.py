@@ -1,0 +1,258 @@
+"""The one place where settings become objects. Every part below takes plain values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from rich.console import Console
+
+from moe_bench.config import Config, run_id, to_dict
+from moe_bench.config.identity import data_name
+from moe_bench.config.schema import DataConfig, SoftRouterConfig
+from moe_bench.data.datamodule import ImageData
+from moe_bench.data.decode import Augmentation
+from moe_bench.data.digits import ensure_upstream
+from moe_bench.data.index import ShardIndex, open_split
+from moe_bench.data.sources import split_of
+from moe_bench.errors import ConfigError
+from moe_bench.model import from_config
+from moe_bench.model.cost import Cost, cost
+from moe_bench.model.memory import state_bytes
+from moe_bench.monitor.folder import RunFolder
+from moe_bench.monitor.heartbeat import Heartbeat
+from moe_bench.monitor.jsonl import JsonlLogger
+from moe_bench.monitor.progress import RunProgress
+from moe_bench.monitor.telemetry import RoutingTelemetry
+from moe_bench.monitor.throughput import StepClock, Throughput
+from moe_bench.monitor.wandb_logger import WandbLogger
+from moe_bench.probe.callback import ProbeCallback
+from moe_bench.probe.score import Protocol, open_sets
+from moe_bench.training.checkpoint import Checkpointer
+from moe_bench.training.memory import free_bytes
+from moe_bench.training.module import LitViT, Optimization
+from moe_bench.training.optim import Schedule
+from moe_bench.training.rehearse import image_seconds
+from moe_bench.training.stop import StopAtBoundary, StopSignals
+from moe_bench.training.strategy import Place, accumulation, fitting_device_batch, make_trainer, resolve
+from moe_bench.training.validation import Validation
+
+DIGITS = "digits"  # as data.path: the embedded pictures
+HEADROOM = 0.6  # of the memory that is left beside the model's state: activations are an estimate, and others need some
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is learned from and judged on."""
+
+    train: ShardIndex
+    val: ShardIndex
+    num_classes: int
+    name: str
+
+
+def pictures(data: DataConfig, progress: bool = True) -> Pictures:
+    """The indexes of both splits, made on first use. Raises DataError."""
+    path = str(ensure_upstream(data.cache_dir, progress)) if data.path == DIGITS else data.path
+    train, val = (
+        open_split(
+            source if source is not None else split_of(str(path), split),
+            labels=data.labels,
+            label_key=data.label_key,
+            cache_dir=data.cache_dir,
+            progress=progress,
+        )
+        for split, source in (("train", data.train), ("val", data.val))
+    )
+    classes = data.num_classes or max(train.num_classes, val.num_classes)
+    return Pictures(train, val, classes, data_name(data))
+
+
+def place(cfg: Config) -> Place:
+    """Where the run computes."""
+    r = cfg.runtime
+    return resolve(r.accelerator, r.devices, r.nodes, r.strategy, cfg.recipe.precision)
+
+
+def price(cfg: Config, num_classes: int) -> Cost:
+    """What the model costs, before it is built."""
+    return cost(cfg.model, cfg.router, cfg.capacity, num_classes)
+
+
+def device_batch(cfg: Config, at: Place, costs: Cost) -> int:
+    """Images at once on a device: as asked for, or the most that fit its memory in whole routing groups.
+
+    Raises ConfigError with the numbers, before anything large is allocated, where the model cannot fit.
+    """
+    state = state_bytes(costs.params_total, cfg.recipe.optimizer)
+    free = cfg.runtime.memory_gb * 1e9 if cfg.runtime.memory_gb else free_bytes(at.accelerator)
+    asked = cfg.runtime.device_batch
+    one_image = isinstance(cfg.router, SoftRouterConfig) or not costs.tokens_per_group
+    fitting = fitting_device_batch(
+        asked or cfg.recipe.batch // at.world,
+        free_bytes=free if asked else state + HEADROOM * (free - state),
+        state_bytes=state,
+        image_bytes=costs.activation_bytes_per_image,
+        multiple_of=1 if one_image else cfg.capacity.group_images,
+    )
+    if asked and fitting < asked:
+        raise ConfigError(
+            f"runtime.device_batch={asked} needs about {(state + asked * costs.activation_bytes_per_image) / 1e9:.1f} GB "
+            f"and {free / 1e9:.1f} GB are free; {fitting} would fit. Leave runtime.device_batch out to take what fits."
+        )
+    return fitting
+
+
+def image_data(cfg: Config, found: Pictures, pieces: int) -> ImageData:
+    """The pictures in batches, ``pieces`` images at once."""
+    r = cfg.recipe
+    return ImageData(
+        found.train,
+        found.val,
+        image_size=cfg.model.image_size,
+        steps=r.steps,
+        batch=r.batch,
+        device_batch=pieces,
+        seed=cfg.seed,
+        augmentation=Augmentation(r.crop_area, r.flip, r.randaugment, r.randaugment_magnitude),
+        crop=cfg.data.crop,
+        shuffle_window=cfg.data.shuffle_window,
+        workers=cfg.runtime.workers,
+        max_pixels=cfg.data.max_pixels,
+        num_classes=found.num_classes,
+    )
+
+
+def module(cfg: Config, num_classes: int) -> LitViT:
+    """The model with its loss and optimiser; its weights follow from the seed."""
+    r = cfg.recipe
+    torch.manual_seed(cfg.seed)
+    # Sigmoid losses start at the share of one class among all, as the reference's heads do.
+    head_bias = -math.log(num_classes) if r.loss == "sigmoid" else 0.0
+    return LitViT(
+        from_config(cfg.model, cfg.router, cfg.capacity, num_classes, head_bias),
+        Optimization(
+            Schedule(r.schedule, r.lr, r.steps, r.warmup or 0, r.end_lr, r.timescale, r.cooldown),
+            r.optimizer,
+            (r.betas[0], r.betas[1]),
+            r.momentum,
+            r.weight_decay,
+            r.decay,
+            r.head_decay,
+            r.clip,
+        ),
+        num_classes=num_classes,
+        loss=r.loss,
+        mixup_alpha=r.mixup,
+        seed=cfg.seed,
+        name=f"router={cfg.router.name}",
+    )
+
+
+def expected_seconds(cfg: Config, at: Place, lit: LitViT, pieces: int, step: int) -> float:
+    """About how long the training after ``step`` takes, from a rehearsal of one piece of a batch."""
+    device = "cuda" if at.accelerator == "gpu" else "cpu"
+    small = min(pieces, cfg.capacity.group_images)
+    seconds = image_seconds(lit, cfg.model.image_size, (small, pieces), device, at.precision)
+    return (cfg.recipe.steps - step) * cfg.recipe.batch / at.world * seconds
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured on the way, and read again for the summary."""
+
+    throughput: Throughput
+    validation: Validation
+    probe: ProbeCallback
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trainer ready to go, and what it leaves behind."""
+
+    trainer: Trainer
+    measures: Measures
+    wandb: WandbLogger | None
+
+    def close(self, exit_code: int = 0, summary: dict[str, Any] | None = None) -> None:
+        """End W&B's view of the run: finished with ``summary``, or failed."""
+        if self.wandb is not None:
+            self.wandb.close(exit_code, summary)
+
+
+def fit(cfg: Config, at: Place, data: ImageData, folder: RunFolder, signals: StopSignals, console: Console) -> Fit:
+    """The trainer with its callbacks in the order that they rely on: measure, evaluate, write, save, stop."""
+    r, run = cfg.recipe, cfg.runtime
+    clock = StepClock()
+    throughput = Throughput(clock, r.batch, at.world, run.log_every)
+    progress = RunProgress(console, throughput, validation_batches=-(-data.val_size // data.device_batch))
+    measures = Measures(
+        throughput,
+        Validation(data.val_dataloader, data.val_size, every=r.eval_every, check=signals.check),
+        probe(cfg, data.device_batch, signals, progress),
+    )
+    checkpointer = Checkpointer(
+        folder.checkpoints,
+        every=r.checkpoint_every,
+        keep=run.keep_checkpoints,
+        batch=r.batch,
+        about={"run_id": run_id(cfg)},
+    )
+    wandb = wandb_logger(cfg, folder.path, console)
+    trainer = make_trainer(
+        at,
+        steps=r.steps,
+        accumulation=accumulation(r.batch, at.world, data.device_batch),
+        callbacks=[
+            throughput,
+            RoutingTelemetry(folder.routing, run.log_every, r.batch),
+            progress,
+            Heartbeat(folder),
+            measures.validation,
+            measures.probe,
+            checkpointer,
+            StopAtBoundary(signals, checkpointer.save),
+        ],
+        loggers=[JsonlLogger(folder.metrics_jsonl, r.batch), *([wandb] if wandb else [])],
+        log_every=run.log_every,
+        deterministic=run.deterministic,
+        folder=folder.path,
+        profiler=clock,
+    )
+    return Fit(trainer, measures, wandb)
+
+
+def probe(cfg: Config, batch: int, signals: StopSignals, progress: RunProgress) -> ProbeCallback:
+    """The few-shot probe on the sets of the run; encoded in batches of ``batch`` pictures."""
+    p = cfg.probe
+    return ProbeCallback(
+        open_sets(p.sets, cfg.data.cache_dir),
+        Protocol(tuple(p.shots), p.draws, p.policy, p.l2, p.crop),
+        image_size=cfg.model.image_size,
+        batch=batch,
+        workers=cfg.runtime.workers,
+        every=p.every,
+        check=signals.check,
+        phase=progress.phase,
+    )
+
+
+def wandb_logger(cfg: Config, folder: Path, console: Console) -> WandbLogger | None:
+    """W&B beside metrics.jsonl, or None where it is not wanted."""
+    if cfg.logger.name == "none":
+        return None
+    return WandbLogger(
+        folder,
+        project=cfg.logger.project,
+        config=to_dict(cfg),
+        batch=cfg.recipe.batch,
+        mode=cfg.logger.mode,
+        entity=cfg.logger.entity,
+        group=cfg.logger.group,
+        tags=[cfg.router.name, cfg.model.name, f"c{cfg.capacity.factor:g}", f"s{cfg.seed}", *cfg.logger.tags],
+        say=console.print,
+    )

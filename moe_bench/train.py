@@ -1,0 +1,85 @@
+"""A run from its settings to its summary, in reading order: folder → place → pictures → model → fit → summary."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moe_bench.config import Config, run_id, science, to_dict
+from moe_bench.monitor.console import make_console
+from moe_bench.monitor.folder import RunFolder, Start
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def run(cfg: Config, overrides: list[str]) -> float | None:
+    """Do what ``cfg`` asks for, or what is left of it; returns val/prec1, for whoever searches over settings.
+
+    ``overrides`` are what the user typed, kept in run.json. A finished run is skipped without importing torch.
+    Raises MoeBenchError for all that can go wrong; status.json then says what did.
+    """
+    console = make_console()
+    record = {"run_id": run_id(cfg), "config": to_dict(cfg), "overrides": overrides, "science": science(cfg)}
+    with RunFolder(Path(cfg.runs_dir) / run_id(cfg)) as folder:
+        start = folder.open(record, resume=cfg.runtime.resume, force=cfg.force, find_checkpoint=_newest_whole)
+        if start.summary is None:
+            return _train(cfg, folder, start, console)
+    console.print(start.note)
+    return start.summary.get("val/prec1")
+
+
+def _train(cfg: Config, folder: RunFolder, start: Start, console: Console) -> float | None:
+    # Here, so that a finished run is skipped and a mistake is told before torch is loaded.
+    from moe_bench import build, result
+    from moe_bench.monitor.header import header
+    from moe_bench.monitor.summary import summary_view
+    from moe_bench.training.stop import StopSignals
+
+    with StopSignals() as signals:
+        at = build.place(cfg)
+        found = build.pictures(cfg.data)
+        costs = build.price(cfg, found.num_classes)
+        pieces = build.device_batch(cfg, at, costs)
+        module = build.module(cfg, found.num_classes)
+        data = build.image_data(cfg, found, pieces)
+        fit = build.fit(cfg, at, data, folder, signals, console)
+        folder.record(device=at.name, world_size=at.world, precision=at.precision, device_batch=pieces)
+        about_s = build.expected_seconds(cfg, at, module, pieces, start.step)
+        signals.check()
+        console.print(
+            header(
+                result.facts(
+                    cfg, at, found, costs, pieces, note=start.note, folder=str(folder.path), about_s=about_s
+                )
+            )
+        )
+        folder.rewind(start.step)
+        try:
+            fit.trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
+            summary = result.summary(cfg, at, found, costs, fit.measures)
+            folder.finish(summary)
+        except BaseException:
+            fit.close(exit_code=1)
+            raise
+        fit.close(summary=summary)
+    console.print(summary_view(summary, str(folder.path), next_commands(cfg, folder.path)))
+    return summary["val/prec1"]
+
+
+def next_commands(cfg: Config, folder: Path) -> list[tuple[str, str]]:
+    """What one types after a run, each with what it does."""
+    typed = [word for word in sys.argv[1:] if not word.startswith(("router=", "-", "force="))]
+    other = "soft" if cfg.router.name != "soft" else "softmax_ec"
+    return [
+        (f"moe-bench report {cfg.runs_dir}", "the table of all runs"),
+        (" ".join(["moe-bench", f"router={other}", *typed]), "the same with another router"),
+        (f"moe-bench probe {folder} --shots 1,5,10", "other few-shot settings"),
+    ]
+
+
+def _newest_whole(checkpoints: Path) -> object:
+    from moe_bench.training.store import latest
+
+    return latest(checkpoints)
