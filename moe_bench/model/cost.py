@@ -9,19 +9,22 @@ import math
 from dataclasses import dataclass
 
 from moe_bench.config.schema import CapacityConfig, ModelConfig, RouterConfig, SoftRouterConfig, SparseRouterConfig
-from moe_bench.model.memory import activation_bytes, state_bytes
+from moe_bench.model.memory import activation_bytes, state_bytes, working_bytes
 from moe_bench.model.sizes import Sizes, sizes
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The price of one model. The routing numbers are 0 for a dense model."""
+    """The price of one model. Numbers of experts and groups are 0 for a dense model."""
 
     params_total: int
     params_active: int
     """Parameters that one token meets on average: all but the experts, and of these the share that works on it."""
     flops_per_image: float
-    """Forward pass; a multiplication and an addition are 2."""
+    """Forward pass; a multiplication and an addition are 2. In are matrix products, convolution and attention, as
+    torch's FLOP counter counts them: those of the gate, and Soft MoE's mixtures. Out is what works on single values
+    or rows: norms, softmax, GELU, Sinkhorn, the sparse solver, moving and adding up rows."""
+    group_images: int
     tokens_per_group: int
     slots_per_expert: int
     expert_params: int
@@ -30,6 +33,8 @@ class Cost:
     """What a float32 training step keeps of one image from the forward to the backward pass."""
     state_bytes: int
     """Weights, gradients and AdamW moments in float32."""
+    working_bytes: int
+    """What a training step needs beside state and activations, whatever its batch."""
 
 
 def cost(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig, num_classes: int) -> Cost:
@@ -49,11 +54,13 @@ def cost(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig, num
         params_total=others + experts,
         params_active=others + round(active),
         flops_per_image=_shared_flops(model, size, num_classes) + _routed_flops(model, router, size),
+        group_images=size.group_images,
         tokens_per_group=size.group_tokens,
         slots_per_expert=size.slots,
         expert_params=experts,
         activation_bytes_per_image=activation_bytes(model, router, size),
         state_bytes=state_bytes(others + experts),
+        working_bytes=working_bytes(model, size),
     )
 
 
@@ -105,19 +112,14 @@ def _shared_flops(model: ModelConfig, size: Sizes, num_classes: int) -> int:
     pool = 0
     if model.head == "map":
         pool = 4 * width**2 + 4 * tokens * width**2 + 4 * tokens * width + mlp  # q, output; k, v; attention; MLP
-    return (
-        embedding
-        + model.depth * attention
-        + (model.depth - size.moe_layers) * tokens * mlp
-        + pool
-        + 2 * width * num_classes
-    )
+    dense = model.depth * attention + (model.depth - size.moe_layers) * tokens * mlp
+    return embedding + dense + pool + 2 * width * num_classes
 
 
 def _routed_flops(model: ModelConfig, router: RouterConfig, size: Sizes) -> float:
     """Of one image in all MoE layers: a group's products over its images."""
     if not size.moe_layers:
-        return 0
+        return 0.0
     rows = model.experts * size.slots
     group = rows * 4 * model.width * model.mlp
     if isinstance(router, SoftRouterConfig):

@@ -1,19 +1,11 @@
-"""The settings of the six routers, as the presets of ``conf/router`` have them."""
+"""Every router in turn."""
 
 from __future__ import annotations
 
 import pytest
+from example_models import ROUTERS
 
-from moe_bench.config.schema import DenseRouterConfig, RouterConfig, SoftRouterConfig, SparseRouterConfig
-
-ROUTERS: dict[str, RouterConfig] = {
-    "softmax_tc": SparseRouterConfig("softmax_tc", choice="token", importance=0.005, load=0.005),
-    "sinkhorn_tc": SparseRouterConfig("sinkhorn_tc", affinity="sinkhorn", choice="token"),
-    "softmax_ec": SparseRouterConfig("softmax_ec"),
-    "sinkhorn_ec": SparseRouterConfig("sinkhorn_ec", affinity="sinkhorn"),
-    "sparse_ec": SparseRouterConfig("sparse_ec", affinity="sparse", noise=0.0),
-    "soft": SoftRouterConfig("soft"),
-}
+from moe_bench.config.schema import DenseRouterConfig, RouterConfig
 
 
 @pytest.fixture(params=list(ROUTERS))
@@ -30,5 +22,5 @@ def router_config(router_name: str) -> RouterConfig:
 
 @pytest.fixture(params=["dense", *ROUTERS])
 def any_router_config(request: pytest.FixtureRequest) -> RouterConfig:
-    """The six routers and the dense baseline."""
+    """The settings of the six routers and the dense baseline."""
     return DenseRouterConfig() if request.param == "dense" else ROUTERS[request.param]

@@ -1,0 +1,166 @@
+"""Settings become the model they describe; a whole model trains with every router."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from example_models import B16, ROUTERS, TINY
+from torch import Tensor, nn
+
+from moe_bench.config.schema import CapacityConfig, DenseRouterConfig, RouterConfig, SparseRouterConfig
+from moe_bench.errors import ConfigError
+from moe_bench.model import MoE, ViTOutput, from_config
+from moe_bench.routing import Capacity, Routing, SoftRouter, SoftRouting, SparseRouter, expert_choice, softmax
+
+SMALL = replace(TINY, image_size=16, width=32, depth=4, heads=2, mlp=64, experts=4, moe_blocks=[1, 3])
+
+
+class OwnRouter(nn.Module):
+    """What a user writes: experts choose by fixed random scores."""
+
+    def __init__(self, dim: int, experts: int, *, capacity: Capacity, tokens: int, spread: float = 1.0) -> None:
+        super().__init__()
+        self.capacity, self.tokens, self.spread = capacity, tokens, spread
+        self.scores = nn.Parameter(torch.randn(experts, dim))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Routing:
+        affinity = softmax(self.spread * x @ self.scores.T)
+        return expert_choice(affinity, affinity, self.capacity.slots(x.shape[1], len(self.scores)), mask)
+
+
+def test_only_the_named_blocks_have_experts(router_config: RouterConfig) -> None:
+    vit = from_config(SMALL, router_config, CapacityConfig(), 10)
+    assert [isinstance(block.mlp, MoE) for block in vit.blocks] == [False, True, False, True]
+
+
+def test_dense_keeps_every_mlp() -> None:
+    vit = from_config(SMALL, DenseRouterConfig(), CapacityConfig(), 10)
+    assert not any(isinstance(module, MoE) for module in vit.modules())
+    assert "blocks.1.mlp.fc1.weight" in vit.state_dict()
+
+
+def test_names_of_expert_and_router_parameters() -> None:
+    vit = from_config(SMALL, ROUTERS["sinkhorn_ec"], CapacityConfig(), 10)
+    block = [key.removeprefix("blocks.1.mlp.") for key in vit.state_dict() if key.startswith("blocks.1.mlp.")]
+    assert sorted(block) == ["experts.b1", "experts.b2", "experts.w1", "experts.w2", "router.gate.weight"]
+
+
+def test_every_setting_reaches_its_part() -> None:
+    model = replace(SMALL, head="map", qk_norm=True, dropout=0.1, expert_dropout=0.2, identical_experts=False)
+    router = SparseRouterConfig(
+        "own", affinity="sparse", choice="token", combine="plan", k=3, noise=0.0, importance=0.1, load=0.2,
+        iterations=7, solver="adam", solver_lr=0.05, priority="score",
+    )  # fmt: skip
+    vit = from_config(model, router, CapacityConfig(1.5, "up", 4, group_images=3), 10, head_bias=-2.0)
+    moe = vit.blocks[1].mlp
+    assert isinstance(moe, MoE)
+    assert isinstance(moe.router, SparseRouter)
+    assert (moe.group_images, moe.experts.dropout.p, moe.experts.identical) == (3, 0.2, False)
+    assert (vit.dropout.p, vit.blocks[1].dropout.p, vit.blocks[0].mlp.dropout.p) == (0.1, 0.1, 0.1)
+    assert moe.router.capacity == Capacity(1.5, "up", 4)
+    assert moe.router.loss_weights == {"importance": 0.1, "load": 0.2}
+    made = [getattr(moe.router, key) for key in ("affinity", "choice", "combine", "k", "noise", "iterations")]
+    assert made == ["sparse", "token", "plan", 3, 0.0, 7]
+    assert (moe.router.solver, moe.router.solver_lr, moe.router.priority) == ("adam", 0.05, "score")
+    assert vit.attn_pool is not None
+    assert isinstance(vit.blocks[0].attn.q_norm, nn.LayerNorm)
+    assert torch.equal(vit.head.bias, torch.full((10,), -2.0))
+
+
+def test_soft_settings_reach_the_router() -> None:
+    soft = replace(ROUTERS["soft"], scale=3.0, noise=0.5)  # type: ignore[call-arg]
+    router = from_config(SMALL, soft, CapacityConfig(2.0), 10).blocks[1].mlp.router
+    assert isinstance(router, SoftRouter)
+    assert (router.scale.item(), router.noise, tuple(router.slots.shape)) == (3.0, 0.5, (32, 4, 8))
+
+
+def test_a_router_of_ones_own_is_built_from_its_path_and_options() -> None:
+    config = RouterConfig("mine", impl=f"{__name__}:OwnRouter", options={"spread": 2.0})
+    vit = from_config(SMALL, config, CapacityConfig(2.0), 10)
+    router = vit.blocks[3].mlp.router
+    assert isinstance(router, OwnRouter)
+    assert (router.capacity.factor, router.tokens, router.spread) == (2.0, 16, 2.0)
+    assert vit(torch.randn(2, 3, 16, 16)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("impl", ["no_such_package:Router", f"{__name__}:NoSuchRouter", "OwnRouter"])
+def test_a_router_that_cannot_be_imported_is_refused_by_name(impl: str) -> None:
+    with pytest.raises(ConfigError, match=f"router.impl={impl} cannot be imported"):
+        from_config(SMALL, RouterConfig("mine", impl=impl), CapacityConfig(), 10)
+
+
+def test_blocks_outside_the_model_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"MoE blocks \[4, 9\] are not in the model, whose blocks are 0 to 3"):
+        from_config(replace(SMALL, moe_blocks=[1, 4, 9]), ROUTERS["soft"], CapacityConfig(), 10)
+
+
+def test_detail_has_a_routing_for_each_moe_block_and_a_scalar_loss(router_name: str) -> None:
+    vit = from_config(SMALL, ROUTERS[router_name], CapacityConfig(group_images=2), 10).train()
+    out = vit(torch.randn(4, 3, 16, 16), detail=True)
+    assert isinstance(out, ViTOutput)
+    assert list(out.routing) == ["blocks.1", "blocks.3"]
+    kind = SoftRouting if router_name == "soft" else Routing
+    assert all(isinstance(routing, kind) for routing in out.routing.values())
+    assert out.aux_loss.shape == ()
+    assert (out.aux_loss > 0) == (router_name == "softmax_tc")
+
+
+def test_the_loss_is_the_mean_over_groups_summed_over_layers() -> None:
+    vit = from_config(SMALL, ROUTERS["softmax_tc"], CapacityConfig(group_images=2), 10).train()
+    out = vit(torch.randn(6, 3, 16, 16), detail=True)
+    losses = [routing.losses for routing in out.routing.values()]
+    expected = sum(0.005 * (loss["importance"].mean() + loss["load"].mean()) for loss in losses)
+    torch.testing.assert_close(out.aux_loss, expected)
+
+
+def test_a_model_learns_two_pictures_with_any_router(any_router_config: RouterConfig) -> None:
+    torch.manual_seed(0)
+    vit = from_config(SMALL, any_router_config, CapacityConfig(group_images=2), 2).train()
+    optimizer = torch.optim.AdamW(vit.parameters(), lr=3e-3)
+    images, labels = torch.randn(2, 3, 16, 16), torch.tensor([0, 1])
+    losses = []
+    for _ in range(8):
+        out = vit(images, detail=True)
+        loss = nn.functional.cross_entropy(out.logits, labels) + out.aux_loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(parameter.grad is not None for parameter in vit.parameters())
+
+
+def test_evaluation_does_not_see_padding_images(any_router_config: RouterConfig) -> None:
+    torch.manual_seed(0)
+    vit = from_config(SMALL, any_router_config, CapacityConfig(group_images=4), 10).eval()
+    nn.init.normal_(vit.head.weight)
+    images, valid = torch.randn(8, 3, 16, 16), torch.arange(8) < 5
+    other = torch.where(valid.view(-1, 1, 1, 1), images, 50 * torch.randn(8, 3, 16, 16))
+    expected = vit(images, valid)[:5]
+    torch.testing.assert_close(vit(other, valid)[:5], expected)
+    torch.testing.assert_close(vit(images[:5]), expected)
+
+
+def test_bf16_autocast_gives_nearly_the_same_logits_and_finite_gradients(any_router_config: RouterConfig) -> None:
+    torch.manual_seed(0)
+    vit = from_config(replace(SMALL, qk_norm=True), any_router_config, CapacityConfig(group_images=2), 10).eval()
+    nn.init.normal_(vit.head.weight, std=0.1)
+    images = torch.randn(4, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = vit(images, detail=True)
+    torch.testing.assert_close(out.logits.float(), vit(images), atol=0.1, rtol=0.1)
+    (out.logits.float().square().mean() + out.aux_loss).backward()
+    for parameter in vit.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+
+
+@pytest.mark.slow
+def test_b16_with_32_experts_is_built_within_a_minute() -> None:
+    import time
+
+    started = time.monotonic()
+    from_config(B16, ROUTERS["sinkhorn_ec"], CapacityConfig(2.0), 1000)
+    assert time.monotonic() - started < 60
