@@ -1,6 +1,6 @@
 """Eq. 2 as verbs: a routing sends tokens to slots (D), and adds the experts' outputs up again (C).
 
-    slots = routing.dispatch(x)            # (G, T, D) → (E, G·C, D), what D says
+    slots = routing.dispatch(x)              # (G, T, D) → (E, G·C, D), what D says
     y     = routing.combine(experts(slots))  # (E, G·C, D) → (G, T, D), what C says
 
 ``Routing`` moves rows by index and never makes a T×E×C tensor; ``SoftRouting`` mixes all tokens of a group and is made
@@ -59,7 +59,7 @@ class Routing:
         """The outputs ``y`` (E, G·C, D) weighted and added up for each token (G, T, D); 0 for a token in no slot.
 
         Weighted sums are made in float32 and returned in the dtype of ``y``. Each token fetches the slots that hold
-        it, in slot order, so the result is the same bit for bit from run to run on every device.
+        it, in slot order, so the result is the same bit for bit from run to run.
         """
         groups, tokens, _ = self.affinity.shape
         holder, slot = torch.sort(self.token.flatten(), stable=True)

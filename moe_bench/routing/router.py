@@ -128,7 +128,7 @@ class SparseRouter(nn.Module):
         gates = softmax(noisy if self.affinity == "sinkhorn" and self.choice == "expert" else clean)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.combine == "plan"):
             if self.affinity == "sinkhorn":
-                plan = sinkhorn(noisy, self.iterations or 20, mask)
+                plan = sinkhorn(noisy, 20 if self.iterations is None else self.iterations, mask)
             else:
                 plan = sparse(softmax(clean), slots, self.solver, self.iterations, self.solver_lr, mask)
         return plan, plan if self.combine == "plan" else gates

@@ -63,7 +63,7 @@ def soft_stats(mixture: Tensor, share: Tensor, mask: Tensor | None) -> dict[str,
     total = real.sum().clamp_min(1)
     by_expert = share.sum((1, 3))
     return _load(by_expert) | {
-        "dispatch_max": mixture.amax(1).mean(),
+        "dispatch_max": _mean_of_groups(mixture.amax(1).mean((1, 2)), real.sum(1, keepdim=True)),
         "combine_max": (share.amax((2, 3)) * real).sum() / total,
         "gate_entropy": (_entropy(share.flatten(2)) * real).sum() / total,
     }

@@ -39,7 +39,13 @@ def sparse(
     Columns sum to T/E over at most ``capacity`` tokens; rows sum to about 1. ``iterations`` None: 20 (adam, as the
     authors), 3 (sweeps), 100 (dual; 400 below 50 tokens an expert, where its objective is coarse). ``lr`` is adam's.
     The search is not differentiated, the last projection is: gradients see the prices as constants.
+
+    Raises ValueError for an unknown solver or less than one iteration.
     """
+    if solver not in SOLVERS:
+        raise ValueError(f"sparse transport has no solver {solver!r}; use one of {', '.join(SOLVERS)}")
+    if iterations is not None and iterations < 1:
+        raise ValueError(f"solver {solver} needs at least 1 iteration, not {iterations}")
     utility = wide(utility).mT
     experts, tokens = utility.shape[-2:]
     real = real_tokens(utility.mT, mask).mT  # (G, 1, T)
@@ -51,11 +57,9 @@ def sparse(
             preference = utility - price
         elif solver == "sweeps":
             price, preference = sweep_prices(utility, mass, capacity, free, iterations or 3)
-        elif solver == "dual":
+        else:
             steps = iterations or (400 if tokens < 50 * experts else 100)
             price, preference = dual_prices(utility, mass, capacity, free, steps)
-        else:
-            raise ValueError(f"sparse transport has no solver {solver!r}; use one of {', '.join(SOLVERS)}")
         chosen = top(preference, min(capacity, tokens))
     plan = _spread(utility - price, chosen, mass).mT
     return plan if mask is None else plan * mask.unsqueeze(-1)
