@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 
-from moe_bench.config.argv import normalise
+from moe_bench.config.argv import VALUE_OF_GROUP, normalise
 from moe_bench.config.compose import Composition
 from moe_bench.config.groups import Groups, find_groups
 from moe_bench.config.overrides import parse, values_of
@@ -59,7 +59,7 @@ def plan(words: Sequence[str], config_dir: str | None = None, multirun: bool = F
 
     external = composition.launcher != "local" or composition.sweeper != "basic"
     params = normalise([f"{key}={value}" for key, value in composition.params.items()], groups)
-    axes = _axes([*params, *lines], groups)
+    axes = _combine(_axes(params, groups), _axes(lines, groups))
     cells = tuple(product(*axes.values())) if _few_enough(axes, problems) else ()
     checked = [] if external and composition.sweeper != "basic" else _cells_to_check(axes, cells)
     configs = [_check(cell, groups, config_dir, problems) for cell in checked or [_first(axes)]]
@@ -71,13 +71,19 @@ def plan(words: Sequence[str], config_dir: str | None = None, multirun: bool = F
 
 
 def _axes(lines: Iterable[str], groups: Groups) -> dict[str, tuple[str, ...]]:
-    """Setting → the lines it takes in turn; a later mention of a setting replaces an earlier one."""
+    """Setting → the lines it takes in turn."""
     axes: dict[str, tuple[str, ...]] = {}
     for line in lines:
         override = parse(line)
         values = [] if override is None else list(islice(values_of(override), MOST_CELLS + 1))
         axes[line if override is None else override.key_or_group] = tuple(normalise(values, groups)) or (line,)
     return axes
+
+
+def _combine(preset: dict[str, tuple[str, ...]], typed: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """What is typed replaces what a preset sweeps over, also where capacity=1.5 has become capacity.factor=1.5."""
+    kept = {key: values for key, values in preset.items() if VALUE_OF_GROUP.get(key) not in typed}
+    return {**kept, **typed}
 
 
 def _few_enough(axes: dict[str, tuple[str, ...]], problems: list[Problem]) -> bool:

@@ -33,6 +33,7 @@ def test_a_preset_of_a_sweep_needs_no_flag_and_gives_way_to_what_is_typed() -> N
     narrowed = plan(["sweep=routers", "router=soft"])
     assert len(narrowed.cells) == 2
     assert narrowed.by_preset
+    assert len(plan(["sweep=routers", "capacity=1.5"]).cells) == 6
     assert not plan(["sweep=routers"], single=True).is_sweep
 
 
