@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from miniature import Run
+from miniature import CLASSES, Run
 
+from moe_bench.config.schema import DenseRouterConfig, SparseRouterConfig
 from moe_bench.errors import CheckpointError, DivergedError
+from moe_bench.training import store
 from moe_bench.training.module import stream
+from moe_bench.training.objective import losses, mixup, mixup_weight, targets
 from moe_bench.training.optim import Schedule, learning_rate
 
 
@@ -105,8 +108,6 @@ def test_gradients_are_clipped_to_the_global_norm_and_the_norm_before_is_told(ru
 
 def test_accumulated_pieces_make_the_step_of_the_whole_batch(run: Run, tmp_path: Path) -> None:
     """Without what is random in a piece, and with routing groups that no piece cuts."""
-    from moe_bench.config.schema import SparseRouterConfig
-
     router = SparseRouterConfig(name="softmax_ec", noise=0.0)
 
     class NoDropout(Callback):
@@ -123,14 +124,36 @@ def test_accumulated_pieces_make_the_step_of_the_whole_batch(run: Run, tmp_path:
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_a_step_mixes_images_and_targets_by_the_share_of_its_place(run: Run, loss: str) -> None:
+    class Expect(Callback):
+        expected: torch.Tensor
+        checked = 0
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            place = (0, batch_idx // 2, batch_idx % 2, 0)  # seed, step, micro-batch, rank
+            share = mixup_weight(0.2, place)
+            torch.manual_seed(stream(*place))
+            target = mixup(targets(batch["label"], CLASSES, loss), share)
+            with torch.no_grad():
+                logits = pl_module.model(mixup(batch["image"], share))
+            self.expected = losses(logits, target, loss).mean() / 2
+
+        def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+            torch.testing.assert_close(loss.detach(), self.expected)
+            self.checked += 1
+
+    expect = Expect()
+    ran = run(steps=3, pieces=2, loss=loss, router=DenseRouterConfig(), mixup_alpha=0.2, extra=[expect])
+    assert (ran.error, expect.checked) == (None, 6)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_the_miniature_learns(run: Run, loss: str) -> None:
     ran = run(steps=40, loss=loss, mixup_alpha=0.0)
     assert ran.validation.metrics["val/prec1"] > 0.6
 
 
 def test_another_models_checkpoint_is_named_as_such(run: Run) -> None:
-    from moe_bench.config.schema import DenseRouterConfig
-
     run()
     ran = run(router=DenseRouterConfig())
     assert isinstance(ran.error, CheckpointError)
@@ -138,8 +161,6 @@ def test_another_models_checkpoint_is_named_as_such(run: Run) -> None:
 
 
 def test_checkpoints_hold_no_settings_objects(run: Run, tmp_path: Path) -> None:
-    from moe_bench.training import store
-
     run()
     state = store.load(tmp_path / "run" / "checkpoints" / "step-00000008")  # weights_only: else it would not load
     assert "hyper_parameters" not in state

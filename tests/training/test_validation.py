@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from miniature import VAL, Run
+from miniature import CLASSES, VAL, Run
 
 from moe_bench.config.schema import DenseRouterConfig
 from moe_bench.errors import DataError, Interrupted
+from moe_bench.training.objective import losses, targets
 from moe_bench.training.stop import EXIT_CODES, StopSignals
 
 
@@ -32,9 +33,10 @@ def test_the_end_is_validated_exactly_once(
     assert [row["step"] for row in validated(tmp_path / "run")] == expected
 
 
-def test_every_picture_counts_once_and_padding_never(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_every_picture_counts_once_and_padding_never(run: Run, tmp_path: Path, loss: str) -> None:
     """Against one batch of all pictures; dense, so that nothing depends on who shares a batch."""
-    ran = run(router=DenseRouterConfig())
+    ran = run(router=DenseRouterConfig(), loss=loss)
     data = ran.trainer.datamodule
     batches = list(data.val_dataloader())
     images, labels = (torch.cat([batch[key][batch["valid"]] for batch in batches]) for key in ("image", "label"))
@@ -44,9 +46,8 @@ def test_every_picture_counts_once_and_padding_never(run: Run, tmp_path: Path) -
         logits = ran.module.model(images)
     metrics = ran.validation.metrics
     assert metrics["val/count"] == VAL
-    assert metrics["val/loss"] == pytest.approx(
-        float(torch.nn.functional.cross_entropy(logits, labels[:, 0])), rel=1e-5
-    )
+    each = losses(logits, targets(labels, CLASSES, loss), loss)
+    assert metrics["val/loss"] == pytest.approx(float(each.mean()), rel=1e-5)
     assert metrics["val/prec1"] == pytest.approx(float((logits.argmax(1) == labels[:, 0]).double().mean()))
 
 
