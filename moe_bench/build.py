@@ -13,7 +13,7 @@ from rich.console import Console
 
 from moe_bench.config import Config, run_id, to_dict
 from moe_bench.config.identity import data_name
-from moe_bench.config.schema import DataConfig, SoftRouterConfig
+from moe_bench.config.schema import DataConfig
 from moe_bench.data.datamodule import ImageData
 from moe_bench.data.decode import Augmentation
 from moe_bench.data.digits import ensure_upstream
@@ -22,7 +22,8 @@ from moe_bench.data.sources import split_of
 from moe_bench.errors import ConfigError
 from moe_bench.model import from_config
 from moe_bench.model.cost import Cost, cost
-from moe_bench.model.memory import state_bytes
+from moe_bench.model.fit import Fit as Memory
+from moe_bench.model.fit import fits
 from moe_bench.monitor.folder import RunFolder
 from moe_bench.monitor.heartbeat import Heartbeat
 from moe_bench.monitor.jsonl import JsonlLogger
@@ -38,11 +39,11 @@ from moe_bench.training.module import LitViT, Optimization
 from moe_bench.training.optim import Schedule
 from moe_bench.training.rehearse import image_seconds
 from moe_bench.training.stop import StopAtBoundary, StopSignals
-from moe_bench.training.strategy import Place, accumulation, fitting_device_batch, make_trainer, resolve
+from moe_bench.training.strategy import Place, accumulation, make_trainer, resolve
 from moe_bench.training.validation import Validation
 
 DIGITS = "digits"  # as data.path: the embedded pictures
-HEADROOM = 0.6  # of the memory that is left beside the model's state: activations are an estimate, and others need some
+GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -88,23 +89,36 @@ def device_batch(cfg: Config, at: Place, costs: Cost) -> int:
 
     Raises ConfigError with the numbers, before anything large is allocated, where the model cannot fit.
     """
-    state = state_bytes(costs.params_total, cfg.recipe.optimizer)
-    free = cfg.runtime.memory_gb * 1e9 if cfg.runtime.memory_gb else free_bytes(at.accelerator)
     asked = cfg.runtime.device_batch
-    one_image = isinstance(cfg.router, SoftRouterConfig) or not costs.tokens_per_group
-    fitting = fitting_device_batch(
+    free = cfg.runtime.memory_gb * GB if cfg.runtime.memory_gb else free_bytes(at.accelerator)
+    found = fits(
+        costs,
         asked or cfg.recipe.batch // at.world,
-        free_bytes=free if asked else state + HEADROOM * (free - state),
-        state_bytes=state,
-        image_bytes=costs.activation_bytes_per_image,
-        multiple_of=1 if one_image else cfg.capacity.group_images,
+        round(free),
+        optimizer=cfg.recipe.optimizer,
+        autocast=at.precision.startswith("bf16"),
     )
-    if asked and fitting < asked:
-        raise ConfigError(
-            f"runtime.device_batch={asked} needs about {(state + asked * costs.activation_bytes_per_image) / 1e9:.1f} GB "
-            f"and {free / 1e9:.1f} GB are free; {fitting} would fit. Leave runtime.device_batch out to take what fits."
+    if found.device_batch < (asked or 1):
+        raise ConfigError(too_large(cfg, at, costs, found, free))
+    return found.device_batch
+
+
+def too_large(cfg: Config, at: Place, costs: Cost, found: Memory, free: float) -> str:
+    """Why a model or a device batch is refused, with the numbers and what to do."""
+    asked = cfg.runtime.device_batch
+    if found.device_batch and asked:
+        wanted = found.fixed_bytes + asked * found.bytes_per_image
+        return (
+            f"runtime.device_batch={asked} needs about {wanted / GB:.1f} GB and {free / GB:.1f} GB are free on "
+            f"{at.name}. Type runtime.device_batch={found.device_batch}, or leave it out to take what fits."
         )
-    return fitting
+    return (
+        f"model={cfg.model.name} does not fit: its {costs.params_total / 1e6:,.0f} M parameters take "
+        f"{found.fixed_bytes / GB:.1f} GB with gradients and {cfg.recipe.optimizer}'s moments, and the smallest batch, "
+        f"{found.smallest_batch} image(s), makes it about {found.needed_bytes / GB:.1f} GB; {free / GB:.1f} GB are free "
+        f"on {at.name}. Nothing was allocated. Use fewer experts (model.experts=8), a smaller model, or a larger machine "
+        "(runtime.memory_gb=N if more may be used than is free now)."
+    )
 
 
 def image_data(cfg: Config, found: Pictures, pieces: int) -> ImageData:

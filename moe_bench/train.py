@@ -13,6 +13,8 @@ from moe_bench.monitor.folder import RunFolder, Start
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from moe_bench.training.store import Saved
+
 
 def run(cfg: Config, overrides: list[str]) -> float | None:
     """Do what ``cfg`` asks for, or what is left of it; returns val/prec1, for whoever searches over settings.
@@ -50,9 +52,7 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console) -> fl
         signals.check()
         console.print(
             header(
-                result.facts(
-                    cfg, at, found, costs, pieces, note=start.note, folder=str(folder.path), about_s=about_s
-                )
+                result.facts(cfg, at, found, costs, pieces, note=start.note, folder=str(folder.path), about_s=about_s)
             )
         )
         folder.rewind(start.step)
@@ -79,7 +79,7 @@ def next_commands(cfg: Config, folder: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _newest_whole(checkpoints: Path) -> object:
+def _newest_whole(checkpoints: Path) -> Saved | None:
     from moe_bench.training.store import latest
 
     return latest(checkpoints)
