@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -108,8 +109,12 @@ def _find_one(location: str) -> Shard | None:
         return _find_remote(location)
     try:
         status = os.stat(location)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise DataError(f"{location} cannot be read: {error}") from error
+    if not os.access(location, os.R_OK):
+        raise DataError(f"{location} cannot be read: its mode is {stat.filemode(status.st_mode)}")
     return Shard(location, status.st_size, str(status.st_mtime_ns))
 
 

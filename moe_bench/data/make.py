@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,7 +125,9 @@ def from_folder(folder: Path, split: str = "train", val_share: float = 0.0) -> O
     """
     if not folder.is_dir():
         raise DataError(f"the picture folder {str(folder)!r} does not exist")
-    roots = {name: folder / name for name in SPLITS if (folder / name).is_dir()} or {split: folder}
+    inside = {path.name for path in folder.iterdir() if path.is_dir()}
+    parted = inside and inside <= set(SPLITS)  # with other folders beside it, "train" is a class of vehicles
+    roots = {name: folder / name for name in SPLITS if name in inside} if parted else {split: folder}
     classes = sorted(path.name for path in next(iter(roots.values())).iterdir() if path.is_dir())
     found = {name: _labelled(root, classes) for name, root in roots.items()}
     if val_share and list(roots) == [split]:
@@ -151,7 +154,7 @@ def _labelled(root: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
 
 def _set_apart(pairs: list[tuple[Path, int]], split: str, share: float) -> dict[str, list[tuple[Path, int]]]:
     """The first ``share`` of each class as val, the rest as ``split``; the pairs are in random order."""
-    left = {label: round(share * sum(one == label for _, one in pairs)) for label in {label for _, label in pairs}}
+    left = {label: round(share * count) for label, count in Counter(label for _, label in pairs).items()}
     parts: dict[str, list[tuple[Path, int]]] = {split: [], "val": []}
     for path, label in pairs:
         parts["val" if left[label] > 0 else split].append((path, label))
@@ -185,7 +188,7 @@ def from_torchvision(name: str, root: Path, splits: Sequence[str]) -> Origin:
     first = next(iter(loaded.values()))
     titles = getattr(first, "classes", None)
     if titles is None:
-        titles = range(1 + max(int(target) for one in loaded.values() for _, target in one))
+        titles = range(1 + max(_class_number(name, target) for one in loaded.values() for _, target in one))
     return Origin([str(title) for title in titles], {split: _pngs(name, one) for split, one in loaded.items()})
 
 
@@ -208,10 +211,12 @@ def _load_torchvision(name: str, root: Path, split: str) -> Any:
 def _pngs(name: str, pictures: Any) -> Iterator[Sample]:
     for number, place in enumerate(permutation(len(pictures), 0).tolist()):
         image, target = pictures[place]
-        if not isinstance(target, int):
-            raise DataError(
-                f"torchvision's {name} labels pictures with {type(target).__name__}, not with a class number"
-            )
         out = io.BytesIO()
         image.save(out, format="PNG")
-        yield Sample(_key(number, f"{name}-{place}"), "png", out.getvalue(), target)
+        yield Sample(_key(number, f"{name}-{place}"), "png", out.getvalue(), _class_number(name, target))
+
+
+def _class_number(name: str, target: Any) -> int:
+    if not isinstance(target, int):
+        raise DataError(f"torchvision's {name} labels pictures with {type(target).__name__}, not with a class number")
+    return target

@@ -171,9 +171,24 @@ def read_meta(folder: Path) -> dict[str, Any]:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(meta, dict):
-        raise DataError(f"{path} holds a {type(meta).__name__}; it must hold an object with num_classes")
-    return meta
+    if not _is_meta(meta):
+        raise DataError(
+            f'{path} must hold an object, with "num_classes" (a whole number from 1) and '
+            '"splits" {SPLIT: {"shards": [{"file": NAME, ...}]}} where it has them'
+        )
+    return dict(meta)
+
+
+def _is_meta(meta: Any) -> bool:
+    if not isinstance(meta, dict) or not isinstance(meta.get("splits", {}), dict):
+        return False
+    classes = meta.get("num_classes", 1)
+    shards = [split.get("shards", []) if isinstance(split, dict) else None for split in meta.get("splits", {}).values()]
+    entries_are_fit = all(
+        isinstance(some, list) and all(isinstance(one, dict) and isinstance(one.get("file"), str) for one in some)
+        for some in shards
+    )
+    return isinstance(classes, int) and classes > 0 and entries_are_fit
 
 
 def declared_shards(meta: dict[str, Any], split: str | None = None) -> dict[str, dict[str, Any]]:

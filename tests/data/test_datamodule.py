@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,41 @@ def test_augmentation_is_that_of_the_recipe(train: ShardIndex, val: ShardIndex) 
         iter(ImageData(train, train, image_size=8, steps=1, batch=17, device_batch=17, workers=0).val_dataloader())
     )
     assert torch.equal(batch["image"], whole["image"][batch["index"]])
+
+
+class Scribe(Diary):
+    """Writes its pages to a file of its rank: with two ranks it lives in other processes than the test."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def on_fit_end(self) -> None:
+        report = {"pages": [[step, pictures] for step, _, pictures in self.pages], "seen": self.seen}
+        (self.folder / f"{self.global_rank}.json").write_text(json.dumps(report))
+
+
+@pytest.mark.slow
+def test_two_ranks_are_fed_the_two_halves_of_what_one_is_fed(
+    tmp_path: Path, train: ShardIndex, val: ShardIndex
+) -> None:
+    alone, _ = fit(tmp_path / "a", train, val)
+    data = ImageData(train, val, image_size=8, steps=STEPS, batch=BATCH, device_batch=3, workers=0)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp_fork",
+        max_steps=STEPS,
+        max_epochs=-1,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Scribe(tmp_path), data)
+    reports = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    halves = zip(reports[0]["pages"], reports[1]["pages"], strict=True)
+    assert [[step, first + second] for (step, first), (_, second) in halves] == [[s, p] for s, _, p in alone.pages]
+    assert sorted(reports[0]["seen"] + reports[1]["seen"]) == list(range(7))

@@ -70,7 +70,8 @@ class Deadly(Pictures):
         raise AssertionError
 
 
-def test_a_killed_worker_is_told_in_plain_words(index: ShardIndex) -> None:
+def test_a_killed_worker_is_told_in_plain_words(index: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
     deadly = Deadly(index, evaluation_transform(8), 8)
     with pytest.raises(WorkerLostError, match=r"a data process died \(pid \d+\).*runtime\.workers"):
         list(BatchLoader(deadly, InOrder(np.arange(7), 2, 2), workers=1))

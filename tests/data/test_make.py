@@ -67,6 +67,10 @@ def test_folders_of_splits_are_written_together_with_one_numbering_of_classes(tm
         from_folder(tmp_path / "p")
 
 
+def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
+    assert from_folder(photos(tmp_path / "vehicles", {"car": 1, "train": 1})).classes == ["car", "train"]
+
+
 def test_a_share_of_each_class_is_set_apart(tmp_path: Path) -> None:
     source = photos(tmp_path / "p", {"a": 20, "b": 10})
     write_dataset(tmp_path / "out", "x", from_folder(source, val_share=0.2))

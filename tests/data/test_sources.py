@@ -137,7 +137,19 @@ def test_shards_must_be_those_of_meta_json(tmp_path: Path) -> None:
         split_of(tmp_path, "train")
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[1]",
+        "[" * 100_000,
+        '{"num_classes": "ten"}',
+        '{"num_classes": 0}',
+        '{"splits": []}',
+        '{"splits": {"train": 3}}',
+        '{"splits": {"train": {"shards": ["train-0.tar"]}}}',
+    ],
+)
 def test_a_broken_meta_json_is_named(tmp_path: Path, text: str) -> None:
     touch(tmp_path, "train-0.tar")
     (tmp_path / "meta.json").write_text(text)
