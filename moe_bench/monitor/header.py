@@ -90,7 +90,7 @@ def _model(facts: RunFacts) -> str:
 
 
 def _flops(facts: RunFacts) -> str:
-    return f"{flops(facts.flops_per_image)} an image"
+    return f"{flops(facts.flops_per_image)}/image"
 
 
 def capacity_words(facts: RunFacts) -> str:

@@ -73,8 +73,9 @@ class RunProgress(ProgressBar):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         step, steps = trainer.global_step, trainer.max_steps
         if self._enabled and self._view.due(step, steps):
-            facts = figures(trainer.callback_metrics, self._throughput.images_per_s, self._eta.seconds(step, steps))
-            self._view.show(step, steps, facts)
+            metrics = trainer.callback_metrics
+            facts = figures(metrics, self._throughput.images_per_s, self._eta.seconds(step, steps))
+            self._view.show(step, steps, facts, routing_figure(metrics))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validation_from = time.monotonic()
@@ -103,7 +104,7 @@ class RunProgress(ProgressBar):
 
 
 def figures(metrics: Mapping[str, Any], images_per_s: float | None, left_s: float | None) -> list[str]:
-    """The facts of a progress line, most wanted first; what is not known is left out."""
+    """The facts of a progress line; what is not known is left out."""
     facts = []
     if (loss := _value(metrics, "train/loss")) is not None:
         facts.append(f"loss {loss:.3f}")
@@ -115,11 +116,15 @@ def figures(metrics: Mapping[str, Any], images_per_s: float | None, left_s: floa
         facts.append(rate(images_per_s))
     if left_s:
         facts.append(f"{duration(max(1, round(left_s)))} left")
-    if (uncovered := _value(metrics, "routing/uncovered")) is not None:
-        facts.append(f"{percent(uncovered)} of tokens uncovered")
-    elif (load := _value(metrics, "routing/load/max")) is not None:  # soft routers leave nobody out
-        facts.append(f"busiest expert {load:.1f}× fair share")
     return facts
+
+
+def routing_figure(metrics: Mapping[str, Any]) -> list[str]:
+    """The one fact about routing: who is left out or, where routers leave nobody out, how uneven the load is."""
+    if (uncovered := _value(metrics, "routing/uncovered")) is not None:
+        return [f"{percent(uncovered)} of tokens uncovered"]
+    load = _value(metrics, "routing/load/max")
+    return [] if load is None else [f"busiest expert {load:.1f}× fair share"]
 
 
 def validation_figures(metrics: Mapping[str, Any]) -> list[str]:
@@ -157,10 +162,10 @@ class _Bar:
             self._progress.update(self._steps, completed=step, description=_position(step, steps))
         return step == steps or time.monotonic() - self._shown >= BAR_EVERY_S
 
-    def show(self, step: int, steps: int, facts: list[str]) -> None:
+    def show(self, step: int, steps: int, facts: list[str], routing: list[str]) -> None:
         self._shown = time.monotonic()
         if self._steps is not None:
-            wanted = facts if self._console.width >= NARROW else facts[:4]
+            wanted = [*facts, *routing] if self._console.width >= NARROW else facts
             self._progress.update(self._steps, facts=" · ".join(wanted))
 
     def phase_start(self, label: str, total: int, unit: str) -> None:
@@ -189,23 +194,24 @@ class _Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._started = self._shown = time.monotonic()
-        self._shown_step = -1
+        self._shown_step = 0  # at first the step that training starts from
+        self._silent = True
 
     def start(self, step: int, steps: int) -> None:
-        self._started = time.monotonic()
+        self._started, self._shown_step = time.monotonic(), step
 
     def due(self, step: int, steps: int) -> bool:
         if step == self._shown_step:  # the other parts of an accumulated batch
             return False
-        if self._shown_step < 0 or step == steps:
+        if self._silent or step == steps:
             return True
         now = time.monotonic()
         pause = min(max(LINE_EVERY_S, (now - self._started) / 50), LINE_SLOWEST_S)
         return now - self._shown >= pause or 10 * step // steps > 10 * self._shown_step // steps
 
-    def show(self, step: int, steps: int, facts: list[str]) -> None:
-        self._shown, self._shown_step = time.monotonic(), step
-        self.note(step, steps, " · ".join(facts))
+    def show(self, step: int, steps: int, facts: list[str], routing: list[str]) -> None:
+        self._shown, self._shown_step, self._silent = time.monotonic(), step, False
+        self.note(step, steps, " · ".join([*facts, *routing]))
 
     def phase_start(self, label: str, total: int, unit: str) -> None:
         self._console.print(f"{label}: {total} {unit} …" if total else f"{label} …")

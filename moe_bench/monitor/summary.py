@@ -57,11 +57,11 @@ def _price(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         duration(summary.get("time/train_s")),
         f"{significant(summary.get('cost/device_days'))} device-days",
         rate(summary.get("cost/images_per_s")),
-        f"peak memory {gigabytes(summary.get('memory/peak_gb'))}",
+        f"{gigabytes(summary.get('memory/peak_gb'))} peak",
     ]
     total, active = summary.get("params/total"), summary.get("params/active")
     size = f"{count(total)} parameters" + ("" if total == active else f", {count(active)} active")
-    return [("training", " · ".join(training)), ("model", f"{size} · {flops(summary.get('flops/image'))} an image")]
+    return [("training", " · ".join(training)), ("model", f"{size} · {flops(summary.get('flops/image'))}/image")]
 
 
 def _next(commands: Sequence[tuple[str, str]]) -> list[Text]:

@@ -48,6 +48,12 @@ def unfinished(path: Path, step: int = 20) -> None:
         folder.fail(Interrupted("stopped by SIGTERM", 143))
 
 
+def leave_by(error: BaseException, folder: RunFolder, record: dict[str, Any] = RECORD) -> None:
+    with folder:
+        folder.open(record, find_checkpoint=find)
+        raise error
+
+
 def tree(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
@@ -192,9 +198,8 @@ def test_a_live_run_on_another_host_is_left_alone_and_a_silent_one_taken_over(tm
 def test_leaving_by_an_error_says_why_in_status_json(
     tmp_path: Path, error: BaseException, state: str, code: int
 ) -> None:
-    with pytest.raises(type(error)), RunFolder(tmp_path) as folder:
-        take(folder)
-        raise error
+    with pytest.raises(type(error)):
+        leave_by(error, RunFolder(tmp_path))
     status = read_json(tmp_path / "status.json") or {}
     assert (status["state"], status["exit_code"]) == outcome(error) == (state, code)
     assert state in STATES
@@ -230,16 +235,17 @@ def test_no_secret_reaches_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "config": {"path": canary, canary: 1, "password": "hunter2"},
         "science": {"data.path": canary},
     }
-    with pytest.raises(ValueError, match=canary), RunFolder(tmp_path / "run") as folder:
+    with RunFolder(tmp_path / "run") as folder:
         folder.open(record, find_checkpoint=find)
         folder.record(device=canary)
         folder.update(reason=f"cannot reach {canary}")
-        raise ValueError(canary)
+    with pytest.raises(ValueError, match=canary):
+        leave_by(ValueError(canary), RunFolder(tmp_path / "run"), record)
     written = b"".join(tree(tmp_path).values())
     assert canary.encode() not in written
     assert b"hunter2" not in written
     with RunFolder(tmp_path / "run") as folder:  # what was starred out does not count as changed
-        assert folder.open(record, find_checkpoint=find).attempt == 2
+        assert folder.open(record, find_checkpoint=find).attempt == 3
 
 
 def test_nobody_else_may_write_what_a_run_leaves(tmp_path: Path) -> None:

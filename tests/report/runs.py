@@ -43,7 +43,9 @@ def add_run(
     status = {"state": state, "reason": reason, "step": 600 if state == "finished" else 120, "steps": 600}
     write_json(folder / "status.json", {**status, "heartbeat": now(), "pid": 1, "host": "elsewhere", "eta_s": 95.0})
     if state == "finished":
-        write_json(folder / "summary.json", finished_summary(folder.name, router, model, capacity, data, seed, prec1) | summary)
+        write_json(
+            folder / "summary.json", finished_summary(folder.name, router, model, capacity, data, seed, prec1) | summary
+        )
     return folder
 
 

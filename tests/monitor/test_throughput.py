@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback
+
+from moe_bench.monitor.throughput import StepClock, Throughput, peak_gb
+
+from .tiny import BATCH, fit
+
+SLEEP_S = 0.15
+
+
+class SleepAfterSteps(Callback):
+    """Stands for a probe or a checkpoint: work that training waits for."""
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        time.sleep(SLEEP_S)
+
+
+class SleepInSteps(Callback):
+    def on_before_backward(self, *args: Any) -> None:
+        time.sleep(SLEEP_S)
+
+
+def measured(folder: Path, extra: Callback, steps: int = 4) -> Throughput:
+    clock = StepClock()
+    throughput = Throughput(clock, BATCH, devices=2, log_every=2)
+    fit(folder, steps, callbacks=[throughput, extra], profiler=clock)
+    return throughput
+
+
+def test_what_training_waits_for_does_not_count_as_training(tmp_path: Path) -> None:
+    waited = measured(tmp_path, SleepAfterSteps()).summary()
+    worked = measured(tmp_path, SleepInSteps()).summary()
+    assert waited["time/train_s"] is not None
+    assert worked["time/train_s"] is not None
+    assert worked["time/train_s"] >= 4 * SLEEP_S
+    assert waited["time/train_s"] < worked["time/train_s"] - 3 * SLEEP_S
+
+
+def test_the_price_counts_every_device(tmp_path: Path) -> None:
+    summary = measured(tmp_path, SleepInSteps()).summary()
+    step_ms, train_s = summary["time/step_ms_median"], summary["time/train_s"]
+    assert step_ms is not None
+    assert train_s is not None
+    assert summary["cost/device_days"] == pytest.approx(2 * train_s / 86400)
+    assert summary["cost/images_per_s"] == pytest.approx(BATCH / step_ms * 1000)
+
+
+def test_the_first_steps_are_left_out_of_the_median(tmp_path: Path) -> None:
+    class SlowStart(Callback):
+        def on_before_backward(self, trainer: Any, *args: Any) -> None:
+            time.sleep(0.1 if trainer.global_step < 10 else 0)
+
+    summary = measured(tmp_path, SlowStart(), steps=20).summary()
+    assert summary["time/step_ms_median"] is not None
+    assert summary["time/train_s"] is not None
+    assert summary["time/train_s"] > 1
+    assert summary["time/step_ms_median"] < 90
+
+
+def test_time_is_added_up_over_attempts(tmp_path: Path) -> None:
+    first = measured(tmp_path, SleepInSteps())
+    second = Throughput(StepClock(), BATCH)
+    second.load_state_dict(first.state_dict())
+    assert second.summary()["time/train_s"] == pytest.approx(first.summary()["time/train_s"], rel=0.05)
+    assert second.step_s == pytest.approx(first.step_s, rel=0.05)
+
+
+def test_memory_is_that_of_this_process() -> None:
+    block = bytearray(os.urandom(1)) * 1_000_000_000
+    assert peak_gb() > 1.0
+    del block
+    small = [sys.executable, "-c", "from moe_bench.monitor.throughput import peak_gb; print(peak_gb())"]
+    done = subprocess.run(small, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.0  # not that of the process which started it
