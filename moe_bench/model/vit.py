@@ -98,7 +98,6 @@ class VisionTransformer(nn.Module):
         if outside := sorted(set(moe) - set(range(depth))):
             raise ValueError(f"MoE blocks {outside} are not in the model, whose blocks are 0 to {depth - 1}")
         self.image_size = image_size
-        self.head_bias = head_bias
         self.patch_embed = PatchEmbed(patch, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if head == "token" else None
         self.pos_embed = nn.Parameter(nn.init.normal_(torch.empty(1, tokens, width), std=POSITION_STD))

@@ -1,0 +1,34 @@
+"""The model compiles as one graph: no branch on values, no wait for the device, no state kept between calls."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from example_models import ROUTERS, TINY
+
+from moe_bench.config.schema import CapacityConfig
+from moe_bench.model import from_config
+
+SMALL = replace(TINY, image_size=16, width=32, depth=2, heads=2, mlp=64, experts=4, moe_blocks=[1])
+
+
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ROUTERS if name != "softmax_ec"), "softmax_ec"]
+)
+def test_one_graph_forward_and_backward_serves_changing_data(name: str) -> None:
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    vit = from_config(SMALL, ROUTERS[name], CapacityConfig(group_images=2), 10).eval()
+    torch.nn.init.normal_(vit.head.weight)
+    compiled = torch.compile(vit, fullgraph=True, backend="aot_eager")
+    for valid in (torch.ones(4, dtype=torch.bool), torch.arange(4) < 3):
+        images = torch.randn(4, 3, 16, 16)
+        with torch.compiler.set_stance("default" if valid.all() else "fail_on_recompile"):
+            out = compiled(images, valid, detail=True)
+        expected = vit(images, valid, detail=True)
+        torch.testing.assert_close(out.logits, expected.logits)
+        torch.testing.assert_close(out.aux_loss, expected.aux_loss)
+        (out.logits.square().mean() + out.aux_loss).backward()
+    assert all(parameter.grad is not None for parameter in vit.parameters())
