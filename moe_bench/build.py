@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,11 +115,11 @@ def too_large(cfg: Config, at: Place, costs: Cost, found: Memory, free: float) -
             f"{at.name}. Type runtime.device_batch={found.device_batch}, or leave it out to take what fits."
         )
     return (
-        f"model={cfg.model.name} does not fit: its {costs.params_total / 1e6:,.0f} M parameters take "
-        f"{found.fixed_bytes / GB:.1f} GB with gradients and {cfg.recipe.optimizer}'s moments, and the smallest batch, "
-        f"{found.smallest_batch} image(s), makes it about {found.needed_bytes / GB:.1f} GB; {free / GB:.1f} GB are free "
-        f"on {at.name}. Nothing was allocated. Use fewer experts (model.experts=8), a smaller model, or a larger machine "
-        "(runtime.memory_gb=N if more may be used than is free now)."
+        f"model={cfg.model.name} does not fit: {costs.params_total / 1e6:,.0f} M parameters with their gradients and "
+        f"{cfg.recipe.optimizer}'s moments take {found.fixed_bytes / GB:.1f} GB, with the smallest batch of "
+        f"{found.smallest_batch} image(s) about {found.needed_bytes / GB:.1f} GB, and {free / GB:.1f} GB are free on "
+        f"{at.name}. Nothing was allocated. Use fewer experts (model.experts=8), a smaller model or a larger machine; "
+        "runtime.memory_gb=N says that more may be used than is free now."
     )
 
 
@@ -144,6 +146,8 @@ def image_data(cfg: Config, found: Pictures, pieces: int) -> ImageData:
 def module(cfg: Config, num_classes: int) -> LitViT:
     """The model with its loss and optimiser; its weights follow from the seed."""
     r = cfg.recipe
+    if cfg.router.impl is not None and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does: a router of one's own may be a file right here
     torch.manual_seed(cfg.seed)
     # Sigmoid losses start at the share of one class among all, as the reference's heads do.
     head_bias = -math.log(num_classes) if r.loss == "sigmoid" else 0.0

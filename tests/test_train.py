@@ -1,0 +1,120 @@
+"""A whole run through the command line: its folder, the same command again, and what is refused before it starts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moe_bench import cli
+
+ROUTERS = ("softmax_tc", "sinkhorn_tc", "softmax_ec", "sinkhorn_ec", "sparse_ec", "soft", "dense")
+QUICK = ["debug=fast", "runtime.workers=0", "model.width=32", "model.depth=2", "model.mlp=64", "model.moe_blocks=[1]"]
+SUMMARY = {
+    "run_id", "router", "model", "capacity", "data", "seed", "steps", "samples_seen", "val/prec1", "val/loss",
+    "probe/digits-single/10shot", "probe/digits-single/10shot/std", "probe/l2", "params/total", "params/active",
+    "flops/image", "tokens_per_group", "slots_per_expert", "time/train_s", "time/step_ms_median", "cost/device_days",
+    "cost/images_per_s", "device", "world_size", "memory/peak_gb",
+}  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def moe_bench(*words: str) -> int:
+    """The exit code of ``moe-bench WORDS``, in this process."""
+    before, sys.argv = sys.argv, ["moe-bench", *words]
+    try:
+        return cli.main()
+    finally:
+        sys.argv = before
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = (path for path in (folder / "runs").iterdir() if path.is_dir() and not path.name.startswith("."))
+    return run
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_every_router_leaves_a_finished_run_with_the_promised_summary(here: Path, router: str) -> None:
+    assert moe_bench(f"router={router}", *QUICK) == 0
+    run = only_run(here)
+    summary = read(run / "summary.json")
+    assert summary.keys() >= SUMMARY
+    assert 0 <= summary["val/prec1"] <= 1
+    assert summary["val/count"] == 1000
+    assert summary["samples_seen"] == summary["steps"] * 16
+    assert read(run / "status.json")["state"] == "finished"
+    assert read(run / "run.json")["config"]["router"]["name"] == router
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all("step" in row for row in rows)
+    assert (run / "checkpoints" / "last").read_text().strip() == "step-00000002"
+
+
+def test_the_same_command_again_skips_and_changes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert moe_bench(*QUICK) == 0
+    before = {path: path.stat().st_mtime_ns for path in only_run(here).rglob("*") if path.is_file()}
+    assert moe_bench(*QUICK) == 0
+    assert "skipped" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in only_run(here).rglob("*") if path.is_file()}
+
+
+def test_force_puts_the_finished_run_aside(here: Path) -> None:
+    assert moe_bench(*QUICK) == 0
+    first = only_run(here)
+    assert moe_bench(*QUICK, "force=true") == 0
+    assert read(first.with_name(first.name + "~1") / "summary.json")["run_id"] == first.name
+    assert read(first / "summary.json")["run_id"] == first.name
+
+
+def test_a_model_that_cannot_fit_is_refused_with_the_numbers(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert moe_bench("model=l16", "debug=fast", "runtime.memory_gb=22", "runtime.accelerator=cpu") == 2
+    told = capsys.readouterr().err
+    assert "M parameters" in told
+    assert "22.0 GB are free" in told
+    assert "model.experts=8" in told
+
+
+def test_a_missing_shard_folder_is_exit_code_3_and_names_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "pictures").mkdir()
+    assert moe_bench(*QUICK, "data=shards", f"data.path={here / 'pictures'}") == 3
+    assert str(here / "pictures") in capsys.readouterr().err
+    assert read(only_run(here) / "status.json")["exit_code"] == 3
+
+
+def test_a_diverging_run_stops_with_exit_code_5_before_its_weights_are_spoilt(here: Path) -> None:
+    assert moe_bench(*QUICK, "recipe.lr=1e30", "recipe.clip=null", "recipe.steps=6", "recipe.warmup=0") == 5
+    status = read(only_run(here) / "status.json")
+    assert status["state"] == "diverged"
+    assert not (only_run(here) / "summary.json").exists()
+
+
+def test_a_router_of_ones_own_is_found_in_the_current_directory(here: Path) -> None:
+    (here / "own_router.py").write_text(
+        "from moe_bench.routing import SparseRouter\n"
+        "class Own(SparseRouter):\n"
+        "    def __init__(self, dim, experts, *, capacity, tokens):\n"
+        "        super().__init__(dim, experts, affinity='softmax', choice='token', capacity=capacity, noise=0.0)\n"
+    )
+    assert moe_bench(*QUICK, "router.name=own", "router.impl=own_router:Own") == 0
+    assert only_run(here).name.startswith("own-")
+
+
+def test_a_finished_run_is_skipped_without_importing_torch(here: Path) -> None:
+    assert moe_bench(*QUICK) == 0
+    code = (
+        f"import sys; sys.argv = ['moe-bench', *{QUICK!r}]\n"
+        "from moe_bench.cli import main; code = main(); print('torch' in sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
