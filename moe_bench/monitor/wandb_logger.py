@@ -10,8 +10,10 @@ import importlib
 import netrc
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -89,10 +91,7 @@ class WandbLogger(Logger):
             self._safely(lambda: self._started().summary.update(redact(plain(dict(summary)))))
         if self._run is not None:
             run, self._run = self._run, None
-            ending = threading.Thread(target=lambda: self._safely(lambda: run.finish(exit_code)), daemon=True)
-            ending.start()
-            ending.join(FINISH_S)
-            if ending.is_alive():
+            if not _ends_in_time(lambda: self._safely(lambda: run.finish(exit_code))):
                 self._say(f"W&B did not take the rest within {FINISH_S:.0f} s; upload it later: {self._sync_command()}")
         self._over = True
 
@@ -107,6 +106,7 @@ class WandbLogger(Logger):
             self._over = True
             reason = " ".join(str(redact(str(error))).split())[:200] or type(error).__name__
             self._say(f"W&B is off for the rest of this run ({reason}). Nothing is lost: metrics.jsonl has every row.")
+            _ends_in_time(_tear_down)
 
     def _started(self) -> Any:
         if self._run is None:
@@ -139,6 +139,21 @@ class WandbLogger(Logger):
 
     def _sync_command(self) -> str:
         return f"wandb sync --append {self._folder}/wandb/offline-run-*"
+
+
+def _ends_in_time(act: Callable[[], Any]) -> bool:
+    """Whether ``act`` ended within half a minute; it is left to itself if not."""
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(FINISH_S)
+    return not thread.is_alive()
+
+
+def _tear_down() -> None:
+    """End W&B's service, which would else be missed, loudly, when Python exits."""
+    if (wandb := sys.modules.get("wandb")) is not None:
+        with suppress(Exception):
+            wandb.teardown()
 
 
 def choose_mode(mode: str, environ: Mapping[str, str] | None = None) -> tuple[str, str]:

@@ -89,6 +89,24 @@ def test_a_service_that_dies_midway_never_reaches_the_training(tmp_path: Path) -
     assert "off for the rest" in said[1]
 
 
+def test_python_exits_quietly_after_the_service_died(tmp_path: Path) -> None:
+    script = f"""
+        import psutil
+        from pathlib import Path
+        from moe_bench.monitor.wandb_logger import WandbLogger
+        wandb = WandbLogger(Path({str(tmp_path)!r}), project="p", config={{}}, batch=1, say=lambda text: None)
+        wandb.log_metrics({{"a": 1.0}}, step=1)
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
+        for step in range(2, 100):
+            wandb.log_metrics({{"a": 1.0}}, step=step)
+        wandb.close(1)
+        print(wandb.failures)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
 @pytest.mark.parametrize(
     ("mode", "environ", "chosen", "why"),
     [
