@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from moe_bench.errors import ConfigError
+from moe_bench.report.cli import run
+
+from .runs import add_run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    root = tmp_path / "runs"
+    add_run(root, "soft", prec1=0.812)
+    add_run(root, "softmax_ec", state="running")
+    add_run(root, "sparse_ec", state="diverged", reason="loss is nan at step 120")
+    return root
+
+
+def test_ls_has_one_line_a_run_and_the_running_one_last(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["ls", str(runs)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    by_state = {line.split()[1]: line.split() for line in lines[1:4]}
+    assert set(by_state) == {"finished", "running", "diverged"}
+    assert "81.2" in by_state["finished"]
+    assert lines[3].split()[1:] == ["running", "120/600", "1", "min", "35", "s", "left", "–", "–"]
+    assert lines[-1].startswith("3 runs: ")
+
+
+def test_ls_never_cuts_a_name(runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    run(["ls", str(runs)])
+    out = capsys.readouterr().out
+    assert all(path.name in out for path in runs.iterdir())
+
+
+def test_report_prints_the_table_and_writes_it(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["report", str(runs)]) == 0
+    out = capsys.readouterr().out
+    page = (runs / "report" / "report.md").read_text()
+    for text in (out, page):
+        assert "81.2" in text
+        assert "diverged at step 120 of 600: loss is nan" in text.replace("\\", "")
+    assert (runs / "report" / "report.csv").read_text().startswith("section,")
+    assert run(["ls", str(runs)]) == 0  # the report's own folder is no run
+    assert "3 runs" in capsys.readouterr().out
+
+
+def test_report_goes_where_it_is_told_and_leaves_the_runs_alone(runs: Path, tmp_path: Path) -> None:
+    before = sorted(runs.rglob("*"))
+    assert run(["report", str(runs), "--out", str(tmp_path / "out"), "--paper"]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.csv", "report.md"]
+    assert "JFT-300M" in (tmp_path / "out" / "report.md").read_text()
+    assert sorted(runs.rglob("*")) == before
+
+
+def test_damaged_files_are_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (add_run(runs, "dense") / "summary.json").write_text('{"router"')
+    for verb in ("ls", "report"):
+        assert run([verb, str(runs)]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert "1 damaged file passed over: dense-" in out
+
+
+@pytest.mark.parametrize("verb", ["ls", "report"])
+def test_no_runs_is_said_with_what_to_type(verb: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Train one: `moe-bench"):
+        run([verb, str(tmp_path)])
+    with pytest.raises(ConfigError, match="no folder"):
+        run([verb, str(tmp_path / "nowhere")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_flag_is_an_error_of_usage() -> None:
+    with pytest.raises(ConfigError, match="--nonsense"):
+        run(["ls", "--nonsense"])
+
+
+@pytest.mark.parametrize("verb", ["ls", "report"])
+def test_it_answers_within_a_second_and_without_torch(runs: Path, verb: str) -> None:
+    script = (
+        f"import sys; from moe_bench.report.cli import run; run([{verb!r}, {str(runs)!r}]);"
+        "print([n for n in ('torch', 'lightning', 'hydra', 'omegaconf', 'wandb') if n in sys.modules], file=sys.stderr)"
+    )
+    took = []
+    for _ in range(3):
+        started = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        took.append(time.monotonic() - started)
+    assert done.stderr == "[]\n"
+    assert min(took) < 1
