@@ -34,7 +34,7 @@ def token_choice(
         raise ValueError(f"a token can choose 1 to {affinity.shape[-1]} of {affinity.shape[-1]} experts, not {k}")
     groups, tokens, experts = affinity.shape
     scores = affinity.detach().float()
-    queue = _queue(scores, priority, mask)  # (G, T): the token that is served first, second, ...
+    queue = _queue(scores, priority)  # (G, T): the token that is served first, second, ...
     chosen = _best_experts(scores, k)  # (G, T, K)
     asked = chosen.gather(1, queue.unsqueeze(-1).expand_as(chosen)).mT.flatten(1)  # (G, K·T), choices outermost
     token = queue.repeat(1, k)
@@ -68,16 +68,13 @@ def expert_choice(affinity: Tensor, weights: Tensor, capacity: int, mask: Tensor
     return Routing.of(slots, affinity, weights, demand, mask=mask, holes=mask is not None or capacity > tokens)
 
 
-def _queue(scores: Tensor, priority: str, mask: Tensor | None) -> Tensor:
+def _queue(scores: Tensor, priority: str) -> Tensor:
     """(G, T) token indices in the order in which they are served."""
     if priority == "order":
         return torch.arange(scores.shape[1], device=scores.device).expand(scores.shape[:2])
     if priority != "score":
         raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}")
-    best = scores.amax(-1)
-    if mask is not None:
-        best = best.masked_fill(~mask, -torch.inf)
-    return top(best, best.shape[-1])
+    return top(scores.amax(-1), scores.shape[1])
 
 
 def _best_experts(scores: Tensor, k: int) -> Tensor:

@@ -65,12 +65,14 @@ def dual_prices(utility: Tensor, mass: Tensor, capacity: int, free: Tensor, step
 
 
 def _column_step(offers: Tensor, mass: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
-    """The best β and s (G, E, 1) for given prices: the simplex threshold, and how far the C-th offer is above it."""
+    """The best β and s (G, E, 1) for given prices: the simplex threshold, and how far the C-th offer is above it.
+
+    Where there are slots for every token, slots cost nothing.
+    """
     values = offers.topk(min(capacity, offers.shape[-1]), dim=-1).values
     beta = simplex_threshold(values, mass)
-    if capacity > offers.shape[-1]:
-        return beta, torch.zeros_like(beta)  # more slots than tokens: slots cost nothing
-    return beta, (values[..., -1:] - beta).clamp_min(0)
+    plenty = torch.isfinite(offers).sum(-1, keepdim=True) <= capacity
+    return beta, (values[..., -1:] - beta).clamp_min(0).masked_fill(plenty, 0)
 
 
 def _row_step(offers: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

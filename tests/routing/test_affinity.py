@@ -67,12 +67,12 @@ def test_columns_that_nobody_wants_and_rows_far_apart_do_not_underflow() -> None
     np.testing.assert_allclose(plan[0].numpy(), equation_8(logits[0].numpy(), 50), atol=2e-5)
 
 
-def test_slow_drift_of_the_potentials_is_absorbed() -> None:
-    stairs = torch.arange(8.0)
-    logits = -60 * (stairs.unsqueeze(0) - stairs.unsqueeze(1)).clamp_min(0).repeat_interleave(4, 0).unsqueeze(0)
+def test_potentials_that_drift_further_each_round_are_absorbed() -> None:
+    logits = torch.tensor([0.0, -1000.0]).repeat(1, 4096, 1)
+    logits[:, 0] = torch.tensor([-1000.0, 0.0])  # the only token for expert 1, whose factor grows 2048-fold a round
     plan = sinkhorn(logits, 20)
     assert plan.isfinite().all()
-    np.testing.assert_allclose(plan[0].numpy(), equation_8(logits[0].numpy(), 20), atol=1e-5)
+    np.testing.assert_allclose(plan[0].numpy(), equation_8(logits[0].numpy(), 20), atol=1e-4)
 
 
 def test_sinkhorn_agrees_with_pot() -> None:

@@ -151,11 +151,27 @@ def test_at_capacity_one_dual_finds_the_best_balanced_assignment() -> None:
 def test_the_tie_break_makes_float32_and_float64_choose_alike(solver: str) -> None:
     utility = utility_of(6, 2, 512, 8)
     chosen = [
-        expert_choice(plan, plan, 64).tensors()[0]
-        for plan in (sparse(utility, 64, solver), sparse(utility.float(), 64, solver))
+        expert_choice(plan, plan, 128).tensors()[0]
+        for plan in (sparse(utility, 128, solver), sparse(utility.float(), 128, solver))
     ]
     shared = (chosen[0].sum(-1) * chosen[1].sum(-1)).sum() / chosen[0].sum()
     assert shared > 0.99
+
+
+@pytest.mark.parametrize("solver", ["sweeps", "dual"])
+def test_the_tie_break_makes_better_plans(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    utility = utility_of(6, 1, 512, 8)
+    with_it = (sparse(utility, 128, solver).sum(-1) - 1).abs().mean()
+    monkeypatch.setattr("moe_bench.routing.dual.TIE_BREAK", 1e20)  # so that U − α alone decides
+    without = (sparse(utility, 128, solver).sum(-1) - 1).abs().mean()
+    assert with_it < 0.7 * without
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_slots_beyond_the_number_of_tokens_change_nothing(solver: str) -> None:
+    utility = utility_of(12, 2, 20, 4)
+    plan = sparse(utility, 20, solver, iterations=10)
+    torch.testing.assert_close(sparse(utility, 25, solver, iterations=10), plan, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -187,6 +203,13 @@ def test_a_converged_group_stops_while_others_go_on() -> None:
     together = sparse(utility, 8, iterations=20)
     torch.testing.assert_close(together[:1], sparse(utility[:1], 8, iterations=1), atol=0, rtol=0)
     torch.testing.assert_close(together[1:], sparse(utility[1:], 8, iterations=20), atol=1e-12, rtol=0)
+
+
+def test_padding_does_not_keep_a_converged_group_going() -> None:
+    utility = 1 / 3 + 1e-5 * utility_of(11, 1, 9, 3)
+    mask = torch.arange(9).unsqueeze(0) < 6
+    once = sparse(utility, 9, iterations=1, mask=mask)
+    torch.testing.assert_close(sparse(utility, 9, iterations=20, mask=mask), once, atol=0, rtol=0)
 
 
 def test_the_last_projection_is_differentiable_and_the_search_is_not() -> None:
