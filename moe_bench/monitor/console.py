@@ -11,6 +11,15 @@ from rich.console import Console
 PIPE_COLUMNS = 120
 
 
+class PatientConsole(Console):
+    """Goes on in silence when its reader has left: ``| head`` must not end a training run."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+
+
 def make_console(file: TextIO | None = None) -> Console:
     """A sober console: no guessed colours in numbers; a pipe gets plain text of a fixed width; nothing it cannot print
     is an error (a terminal without UTF-8 shows "?")."""
@@ -18,4 +27,4 @@ def make_console(file: TextIO | None = None) -> Console:
     if hasattr(file, "reconfigure") and (file.encoding or "").lower().replace("-", "") != "utf8":
         file.reconfigure(errors="replace")
     width = None if file.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
-    return Console(file=file, width=width, highlight=False, emoji=False, markup=False)
+    return PatientConsole(file=file, width=width, highlight=False, emoji=False, markup=False)

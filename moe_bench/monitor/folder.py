@@ -108,7 +108,8 @@ class RunFolder:
             return
         self.error_log.write_text(redact("".join(traceback.format_exception(error))), encoding="utf-8")
         state, code = outcome(error)
-        reason = " ".join(str(error).split()) or type(error).__name__
+        said = f"exited with code {code}" if isinstance(error, SystemExit) else str(error)
+        reason = " ".join(said.split()) or type(error).__name__
         self.update(state=state, exit_code=code, reason=reason, ended=now())
 
     def close(self) -> None:

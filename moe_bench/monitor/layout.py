@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -10,23 +11,21 @@ from rich.text import Text
 WIDEST = 100  # columns; longer lines are hard to read
 GAP = "  "
 
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=[A-Za-z%])")
+
 
 def block(title: str, facts: Sequence[tuple[str, str]], columns: int) -> list[Text]:
-    """A rule with the title in it, then each (label, words) with the words wrapped beside its label."""
+    """A rule with the title in it, then each (label, words), the words wrapped beside their label.
+
+    A word longer than its column, such as a path, is left whole so that it can be copied.
+    """
     width = min(columns, WIDEST)
-    rule = Text(f"{title} ", style="bold")
-    rule.append("─" * max(0, width - len(rule)), style="not bold dim")
-    return [rule, *pairs(facts, width, label_style="dim")]
-
-
-def pairs(facts: Sequence[tuple[str, str]], width: int, *, label_style: str = "", words_style: str = "") -> list[Text]:
-    """Two columns; a word longer than its column, such as a path, is left whole so that it can be copied."""
-    indent = max((len(label) for label, _ in facts), default=0) + len(GAP)
-    lines = []
+    lines = [Text.assemble((f"{title} ", "bold"), ("─" * max(0, width - len(title) - 1), "dim"))]
+    indent = max(len(label) for label, _ in facts) + len(GAP)
     for label, words in facts:
-        room = max(20, width - indent)
-        wrapped = textwrap.wrap(words, room, break_long_words=False, break_on_hyphens=False) or [""]
-        for number, part in enumerate(wrapped):
-            line = Text(label.ljust(indent) if number == 0 else " " * indent, style=label_style)
-            lines.append(line.append(part, style=words_style or "not dim"))
+        kept = _BEFORE_UNIT.sub("\xa0", words)  # a number and its unit stay on one line
+        parts = textwrap.wrap(kept, max(20, width - indent), break_long_words=False, break_on_hyphens=False)
+        for number, part in enumerate(parts):
+            shown = label if number == 0 else ""
+            lines.append(Text.assemble((shown.ljust(indent), "dim"), part.replace("\xa0", " ")))
     return lines

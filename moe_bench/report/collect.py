@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from moe_bench.monitor.environment import host
 from moe_bench.monitor.lock import age_s
@@ -125,14 +128,22 @@ def _state(status: dict[str, Any], summary: dict[str, Any] | None) -> tuple[str,
 
 def _is_dead(status: dict[str, Any]) -> bool:
     pid, age = status.get("pid"), age_s(status.get("heartbeat"))
-    if status.get("host") == host() and isinstance(pid, int) and pid > 0:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:  # alive, and another user's
-            return False
+    if status.get("host") == host() and isinstance(pid, int) and not _lives(pid, since_s=age_s(status.get("started"))):
+        return True
     return age is None or age > SILENT_S
+
+
+def _lives(pid: int, since_s: float | None) -> bool:
+    """Whether process ``pid`` runs, and has done so since a run began ``since_s`` ago: numbers are used again."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return since_s is None or time.time() - process.create_time() > since_s - 2  # times are in whole seconds
+    except (psutil.NoSuchProcess, ValueError, OverflowError):
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
 def _json(path: Path, torn: list[Path]) -> dict[str, Any] | None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 
 import pytest
@@ -130,6 +133,31 @@ def test_a_summary_with_gaps_is_still_told() -> None:
     text = summary_view({"run_id": "x", "val/prec1": None}, "runs/x", [("moe-bench ls", "list")]).plain
     assert "–" in text
     assert "moe-bench ls" in text
+
+
+def test_a_number_and_its_unit_stay_together() -> None:
+    for columns in range(50, 110):
+        for line in header(FACTS, columns).plain.splitlines():
+            assert not line.split() or not line.split()[-1].replace(",", "").replace(".", "").isdigit()
+
+
+def test_a_reader_that_leaves_does_not_end_the_run() -> None:
+    script = """
+        import sys
+        from moe_bench.monitor.console import make_console
+        console = make_console()
+        for _ in range(20_000):
+            console.print("step")
+        print("done", file=sys.stderr)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b"done\n"
+        assert process.wait() == 0
 
 
 def test_a_terminal_without_utf8_is_no_error() -> None:

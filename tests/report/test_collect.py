@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -67,11 +68,21 @@ def test_a_running_run_is_dead_without_its_process_or_its_heartbeat(tmp_path: Pa
 
     running("alive_here", host=host(), pid=os.getpid())
     running("gone_here", host=host(), pid=2**22 + 1)
+    running("nonsense", host=host(), pid=-1)
+    running("number_used_again", host=host(), pid=os.getpid(), started="2020-01-01T00:00:00Z")
+    zombie = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    running("zombie", host=host(), pid=zombie.pid)
     running("alive_there")
     running("silent_there", heartbeat="2020-01-01T00:00:00Z")
-    assert states(tmp_path) == {
+    found = states(tmp_path)
+    zombie.wait()
+    assert found == {
         "alive_here": "running",
         "gone_here": "killed",
+        "nonsense": "killed",
+        "number_used_again": "killed",
+        "zombie": "killed",
         "alive_there": "running",
         "silent_there": "killed",
     }
