@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moe_bench.routing import expert_choice, softmax, sparse
-from moe_bench.routing.dual import dual_prices, simplex_threshold, sweep_prices
+from moe_bench.routing.dual import _column_step, dual_prices, simplex_threshold, sweep_prices
 from moe_bench.routing.transport import _adam_prices
 
 from .problems import Problem, examples, problems
@@ -206,7 +206,7 @@ def test_a_converged_group_stops_while_others_go_on() -> None:
 
 
 def test_padding_does_not_keep_a_converged_group_going() -> None:
-    utility = 1 / 3 + 1e-5 * utility_of(11, 1, 9, 3)
+    utility = 1 / 3 + 1e-5 * utility_of(11, 1, 9, 3).cumsum(-1)  # rows that are 1e-5 off
     mask = torch.arange(9).unsqueeze(0) < 6
     once = sparse(utility, 9, iterations=1, mask=mask)
     torch.testing.assert_close(sparse(utility, 9, iterations=20, mask=mask), once, atol=0, rtol=0)
@@ -220,6 +220,15 @@ def test_the_last_projection_is_differentiable_and_the_search_is_not() -> None:
     assert slope.any()
     torch.testing.assert_close(slope.sum(1), torch.zeros(1, 3).double(), atol=1e-9, rtol=0)  # mass stays b
     assert not slope[plan == 0].any()
+
+
+def test_slots_cost_nothing_where_there_is_one_for_every_token() -> None:
+    offers = utility_of(13, 1, 6, 3).mT
+    mass = torch.full((1, 1, 1), 2.0).double()
+    assert not _column_step(offers, mass, 6)[1].any()
+    assert _column_step(offers, mass, 2)[1].all()
+    offers[..., 4:] = -torch.inf  # padding
+    assert not _column_step(offers, mass, 4)[1].any()
 
 
 def test_the_threshold_leaves_the_asked_mass() -> None:
