@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -272,5 +273,5 @@ def wandb_logger(cfg: Config, folder: Path, console: Console) -> WandbLogger | N
         entity=cfg.logger.entity,
         group=cfg.logger.group,
         tags=[cfg.router.name, cfg.model.name, f"c{cfg.capacity.factor:g}", f"s{cfg.seed}", *cfg.logger.tags],
-        say=console.print,
+        say=partial(console.print, style="dim", soft_wrap=True),
     )

@@ -50,11 +50,8 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console) -> fl
         folder.record(device=at.name, world_size=at.world, precision=at.precision, device_batch=pieces)
         about_s = build.expected_seconds(cfg, at, module, pieces, start.step)
         signals.check()
-        console.print(
-            header(
-                result.facts(cfg, at, found, costs, pieces, note=start.note, folder=str(folder.path), about_s=about_s)
-            )
-        )
+        facts = result.facts(cfg, at, found, costs, pieces, note=start.note, folder=str(folder.path), about_s=about_s)
+        console.print(header(facts, console.width), soft_wrap=True)
         folder.rewind(start.step)
         try:
             fit.trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
@@ -64,7 +61,8 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console) -> fl
             fit.close(exit_code=1)
             raise
         fit.close(summary=summary)
-    console.print(summary_view(summary, str(folder.path), next_commands(cfg, folder.path)))
+    told = summary_view(summary, str(folder.path), next_commands(cfg, folder.path), console.width)
+    console.print(told, soft_wrap=True)
     return summary["val/prec1"]
 
 

@@ -118,8 +118,8 @@ def iterations_and_solver_have_something_to_solve(cfg: Config) -> Iterator[Probl
     router = cfg.router
     if not isinstance(router, SparseRouterConfig):
         return
-    if router.affinity == "softmax" and router.iterations != SparseRouterConfig.iterations:
-        what, remedy = "a softmax is not iterated", f"router.iterations={SparseRouterConfig.iterations}"
+    if router.affinity == "softmax" and router.iterations is not None:
+        what, remedy = "a softmax is not iterated", "router.iterations=null"
         yield Problem(f"router.iterations={router.iterations}", what, remedy, ("router.affinity", "router.iterations"))
     if router.affinity != "sparse":
         for key in ("solver", "solver_lr"):

@@ -58,7 +58,9 @@ class SparseRouterConfig(RouterConfig):
     noise: float = 1.0  # logits get N(0, noise / experts) in training (a standard deviation)
     importance: float = 0.0  # weight of the importance loss
     load: float = 0.0  # weight of the load loss
-    iterations: int = 20  # of Sinkhorn or of the sparse solver
+    iterations: int | None = (
+        None  # of Sinkhorn (None: 20) or of the sparse solver (None: adam 20, sweeps 3, dual 100 or 400)
+    )
     solver: str | None = None  # one of SOLVERS; sparse affinity only
     solver_lr: float | None = None  # Adam's step in the sparse solver; solver=adam only
     priority: str = "order"  # one of PRIORITIES; token choice only
@@ -80,7 +82,7 @@ class ModelConfig:
 
     name: str = "tiny"
     image_size: int = 32  # pixels a side
-    patch: int = 4  # pixels a side
+    patch: int = 8  # pixels a side
     width: int = 128  # D
     depth: int = 6  # blocks
     heads: int = 4

@@ -9,14 +9,14 @@ from moe_bench.errors import ConfigError, SecurityError
 
 CASES = [
     # what is typed; the setting complained of; what is said; what mends it
-    ("model.image_size=30", "model.patch=4", "do not tile an image of 30", "model.image_size=28"),
+    ("model.image_size=30 model.patch=4", "model.patch=4", "do not tile an image of 30", "model.image_size=28"),
     ("model.heads=5", "model.heads=5", "5 heads do not divide a width of 128", "model.heads=4"),
     ("model.moe_blocks=[1,7]", "model.moe_blocks=[1,7]", "the last of 6 is 5", "model.moe_blocks=[1,3,5]"),
     ("model.moe_blocks=[1,1]", "model.moe_blocks=[1,1]", "named twice", "model.moe_blocks=[1]"),
     ("model.moe_blocks=[]", "model.moe_blocks=[]", "nothing for softmax_ec to route", "router=dense"),
-    ("capacity.factor=0.001", "capacity.factor=0.001", "T=512 tokens a group, E=8", "capacity.factor=0.016"),
-    ("router=soft model.experts=200 capacity=0.1", "capacity.factor=0.1", "T=64 tokens", "capacity.factor=3.125"),
-    ("capacity=9", "capacity.factor=9", "cannot choose C=576 of 512 tokens", "capacity.factor=8"),
+    ("capacity.factor=0.001 model.patch=4", "capacity.factor=0.001", "T=512 tokens a group, E=8", "capacity.factor=0.016"),
+    ("router=soft model.experts=200 capacity=0.1 model.patch=4", "capacity.factor=0.1", "T=64 tokens", "capacity.factor=3.125"),
+    ("capacity=9 model.patch=4", "capacity.factor=9", "cannot choose C=576 of 512 tokens", "capacity.factor=8"),
     ("capacity.rounding=down", "capacity.rounding=down", "one of: nearest, up", "capacity.rounding=up"),
     ("router=softmax_tc router.k=9", "router.k=9", "cannot choose 9 of 8 experts", "router.k=8"),
     ("router.k=2", "router.k=2", "a token has no k", "router.k=null"),
@@ -25,7 +25,7 @@ CASES = [
     ("router=sinkhorn_tc router.solver_lr=1", "router.solver_lr=1", "affinity=sinkhorn", "router.solver_lr=null"),
     ("router=sparse_ec router.solver=dual", "router.solver_lr=0.01", "Adam's step", "router.solver_lr=null"),
     ("router=sinkhorn_ec router.iterations=0", "router.iterations=0", "at least 1", "router.iterations=20"),
-    ("router.iterations=5", "router.iterations=5", "not iterated", "router.iterations=20"),
+    ("router.iterations=5", "router.iterations=5", "not iterated", "router.iterations=null"),
     ("router=softmax_tc router.noise=0", "router.load=0.005", "over the noise", "router.load=0"),
     ("router.affinity=sinkhorn", "router.name=softmax_ec", "is not softmax_ec", "router=sinkhorn_ec"),
     ("router=sparse_ec router.choice=token", "router.name=sparse_ec", "is not sparse_ec", "router.name=sparse_tc"),

@@ -44,7 +44,7 @@ def test_the_ids_of_the_papers_grid_never_change() -> None:
         "recipe.eval_every=10",
         "recipe.checkpoint_every=10",
         "recipe.warmup=50",
-        "recipe.lr=0.001",
+        "recipe.lr=0.002",
     ],
 )
 def test_where_and_how_it_runs_is_not_who_it_is(typed: str) -> None:
@@ -98,5 +98,5 @@ def test_a_setting_at_its_default_is_no_part_of_the_id() -> None:
 
 def test_what_changed_between_two_runs_is_told_setting_by_setting() -> None:
     old, new = science(config.load()), science(config.load(["recipe.lr=3e-4", "seed=1"]))
-    assert difference(old, new) == ["recipe.lr: default → 0.0003", "seed: 0 → 1"]
+    assert difference(old, new) == ["recipe.lr: 0.002 → 0.0003", "seed: 0 → 1"]
     assert difference(old, {**old, "seed": 0.0}) == []
