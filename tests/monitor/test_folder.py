@@ -153,8 +153,7 @@ def test_a_lock_dies_with_its_process_though_a_child_of_it_lives_on(tmp_path: Pa
         folder = RunFolder({str(tmp_path / "run")!r})
         folder.open({{}}, find_checkpoint=lambda _: None)
         if os.fork() == 0:
-            time.sleep(60)
-        print("held", flush=True)
+            print("held", flush=True)  # by its parent
         time.sleep(60)
     """
     with subprocess.Popen(
