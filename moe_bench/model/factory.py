@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import entry_points
 
 from torch import nn
 
@@ -68,8 +69,8 @@ def _router(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig) 
     """The router of one layer: ours by its settings, or the user's class."""
     slots = Capacity(capacity.factor, capacity.rounding, capacity.multiple_of)
     tokens = tokens_per_image(model.image_size, model.patch, model.head)
-    if router.impl is not None:
-        return _imported(router.impl)(model.width, model.experts, capacity=slots, tokens=tokens, **router.options)
+    if type(router) is RouterConfig:
+        return _users_class(router)(model.width, model.experts, capacity=slots, tokens=tokens, **router.options)
     if isinstance(router, SoftRouterConfig):
         return SoftRouter(
             model.width,
@@ -80,8 +81,7 @@ def _router(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig) 
             scale=router.scale,
             noise=router.noise,
         )
-    if not isinstance(router, SparseRouterConfig):
-        raise ConfigError(f"router {router.name!r} has no implementation; set router.impl=package.module:Class")
+    assert isinstance(router, SparseRouterConfig)
     return SparseRouter(
         model.width,
         model.experts,
@@ -100,12 +100,16 @@ def _router(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig) 
     )
 
 
-def _imported(impl: str) -> type[nn.Module]:
-    """The class that "package.module:Class" names."""
-    module, _, name = impl.partition(":")
+def _users_class(router: RouterConfig) -> type[nn.Module]:
+    """The class that ``impl`` names as "package.module:Class", or that an installed package declares under ``name``."""
+    declared = entry_points(group="moe_bench.routers", name=router.name)
+    if router.impl is None and not declared:
+        raise ConfigError(f"router {router.name!r} has no implementation; set router.impl=package.module:Class")
+    where = router.impl or next(iter(declared)).value
+    module, _, name = where.partition(":")
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"router.impl={impl} cannot be imported ({error}); write package.module:Class of an importable module"
+            f"router.impl={where} cannot be imported ({error}); write package.module:Class of an importable module"
         ) from error

@@ -32,13 +32,13 @@ AFFINITIES = ("softmax", "sinkhorn", "sparse")
 CHOICES = ("token", "expert")
 COMBINES = ("softmax", "plan")
 
-# Noise: eq. 6 adds it for softmax; eq. 8 and 9 have none. The authors' Sinkhorn code inherits noise 1.0 from its
-# softmax parent, so that is one option away (noise=1.0); their sparse code never adds any.
+# Noise: the paper writes it in eq. 6 only, but the authors' Sinkhorn routers have it from their softmax parents; their
+# sparse routers never add any.
 PRESETS: dict[str, dict[str, Any]] = {
     "softmax_tc": {"affinity": "softmax", "choice": "token", "noise": 1.0, "importance": 0.005, "load": 0.005},
-    "sinkhorn_tc": {"affinity": "sinkhorn", "choice": "token", "noise": 0.0},
+    "sinkhorn_tc": {"affinity": "sinkhorn", "choice": "token", "noise": 1.0},
     "softmax_ec": {"affinity": "softmax", "choice": "expert", "noise": 1.0},
-    "sinkhorn_ec": {"affinity": "sinkhorn", "choice": "expert", "noise": 0.0},
+    "sinkhorn_ec": {"affinity": "sinkhorn", "choice": "expert", "noise": 1.0},
     "sparse_ec": {"affinity": "sparse", "choice": "expert", "noise": 0.0},
     "soft": {"normalize": True, "scale": 1.0, "noise": 0.0},
 }
@@ -47,7 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class SparseRouter(nn.Module):
     """Any of the five routers that send whole tokens to experts: D has ones and zeros.
 
-    ``k`` None: the capacity factor rounded up. ``noise`` None: 1.0 for softmax, else 0; in training the logits get
+    ``k`` None: the capacity factor rounded up. ``noise`` None: 1.0, or 0 for sparse; in training the logits get
     N(0, noise / experts), a standard deviation. ``importance`` and ``load`` weigh the losses of Appendix A.
     ``iterations`` None: 20, or what the sparse solver needs. ``solver`` and ``solver_lr`` are of the sparse affinity.
     """
@@ -82,7 +82,7 @@ class SparseRouter(nn.Module):
         if choice == "token" and not 1 <= self.k <= experts:
             raise ValueError(f"a token cannot choose k={self.k} of {experts} experts; use k from 1 to {experts}")
         self.affinity, self.choice, self.combine, self.capacity = affinity, choice, combine, capacity
-        self.noise = (1.0 if affinity == "softmax" else 0.0) if noise is None else noise
+        self.noise = (0.0 if affinity == "sparse" else 1.0) if noise is None else noise
         self.loss_weights = {"importance": importance, "load": load}
         self.iterations, self.solver, self.solver_lr, self.priority = iterations, solver, solver_lr, priority
         self.gate = nn.Linear(dim, experts, bias=False)

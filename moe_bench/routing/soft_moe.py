@@ -65,7 +65,7 @@ class SoftRouter(nn.Module):
         super().__init__()
         self.normalize, self.noise = normalize, noise
         self.slots = nn.Parameter(torch.empty(dim, experts, capacity.slots(tokens, experts)))
-        self.scale = nn.Parameter(torch.tensor(scale)) if normalize else scale
+        self.scale = nn.Parameter(torch.tensor([scale])) if normalize else scale
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

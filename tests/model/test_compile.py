@@ -11,7 +11,7 @@ from example_models import ROUTERS, TINY
 from moe_bench.config.schema import CapacityConfig
 from moe_bench.model import from_config
 
-SMALL = replace(TINY, image_size=16, width=32, depth=2, heads=2, mlp=64, experts=4, moe_blocks=[1])
+SMALL = replace(TINY, image_size=16, patch=4, width=32, depth=2, heads=2, mlp=64, experts=4, moe_blocks=[1])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from moe_bench.errors import ConfigError
 from moe_bench.model import MoE, ViTOutput, from_config
 from moe_bench.routing import Capacity, Routing, SoftRouter, SoftRouting, SparseRouter, expert_choice, softmax
 
-SMALL = replace(TINY, image_size=16, width=32, depth=4, heads=2, mlp=64, experts=4, moe_blocks=[1, 3])
+SMALL = replace(TINY, image_size=16, patch=4, width=32, depth=4, heads=2, mlp=64, experts=4, moe_blocks=[1, 3])
 
 
 class OwnRouter(nn.Module):

@@ -95,7 +95,7 @@ def test_weights_are_float32_and_outputs_have_the_dtype_of_the_experts(choice: s
 
 @pytest.mark.parametrize("choice", ["token", "expert"])
 def test_autocast_outside_changes_no_sparse_routing(choice: str) -> None:
-    router = SparseRouter(16, 4, affinity="sinkhorn", choice=choice, combine="plan", capacity=Capacity(2.0))
+    router = SparseRouter(16, 4, affinity="sinkhorn", choice=choice, combine="plan", capacity=Capacity(2.0)).eval()
     x = torch.randn(2, 24, 16, generator=torch.Generator().manual_seed(0))
     plain = router(x)
     with torch.autocast("cpu", torch.bfloat16):
