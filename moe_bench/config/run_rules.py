@@ -94,10 +94,16 @@ def patterns_are_bounded(cfg: Config) -> Iterator[Problem]:
 
 
 def probe_has_shots(cfg: Config) -> Iterator[Problem]:
-    if cfg.probe.sets and not cfg.probe.shots:
-        yield Problem(
-            "probe.shots=[]", "a probe needs a number of pictures a class", "probe.shots=[10]", ("probe.shots",)
-        )
+    probe = cfg.probe
+    if not probe.sets:
+        return
+    if not probe.shots:
+        what = "a probe needs a number of pictures a class"
+        yield Problem("probe.shots=[]", what, "probe.shots=[10]", ("probe.shots",))
+    elif probe.policy == "heldout" and min(probe.shots) < 2:
+        enough = [shots for shots in probe.shots if shots > 1] or [10]
+        what = "it holds out a part of the shots to choose λ on, and of 1 there is none to hold out"
+        yield Problem("probe.policy=heldout", what, f"probe.shots={show(enough)}", ("probe.policy", "probe.shots"))
 
 
 RUN_RULES = (

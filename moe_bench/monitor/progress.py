@@ -223,7 +223,7 @@ class _Lines:
         pass
 
     def note(self, step: int, steps: int, text: str) -> None:
-        self._console.print(f"{_position(step, steps)} · {text}")
+        self._console.print(f"{_position(step, steps)} · {text}", soft_wrap=True)
 
     def stop(self) -> None:
         pass

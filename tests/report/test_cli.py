@@ -45,7 +45,7 @@ def test_report_prints_the_table_and_writes_it(runs: Path, capsys: pytest.Captur
     page = (runs / "report" / "report.md").read_text()
     for text in (out, page):
         assert "81.2" in text
-        assert "diverged at step 120 of 600: loss is nan" in text.replace("\\", "")
+        assert "diverged at step 120 of 600: loss is nan" in " ".join(text.replace("\\", "").split())
     assert (runs / "report" / "report.csv").read_text().startswith("section,")
     assert run(["ls", str(runs)]) == 0  # the report's own folder is no run
     assert "3 runs" in capsys.readouterr().out
