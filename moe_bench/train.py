@@ -52,7 +52,6 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console) -> fl
         signals.check()
         facts = result.facts(cfg, at, found, costs, pieces, note=start.note, folder=str(folder.path), about_s=about_s)
         console.print(header(facts, console.width), soft_wrap=True)
-        folder.rewind(start.step)
         try:
             fit.trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
             summary = result.summary(cfg, at, found, costs, fit.measures)
