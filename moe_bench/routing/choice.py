@@ -24,11 +24,13 @@ def token_choice(
     capacity: int,
     priority: str = "order",
     mask: Tensor | None = None,
+    wanted: Tensor | None = None,
 ) -> Routing:
     """Algorithm 1: every token takes its ``k`` best experts as long as their buffers have room.
 
     All first choices come before all second choices. Among the same choice, tokens are served in their order, or by
     falling best affinity with ``priority="score"`` (batch-priority routing). What finds its expert full is dropped.
+    ``wanted`` (G, T, E) False: among a token's best or not, it does not ask for that expert. None: it asks for all k.
     """
     if not 1 <= k <= affinity.shape[-1]:
         raise ValueError(f"a token can choose 1 to {affinity.shape[-1]} of {affinity.shape[-1]} experts, not {k}")
@@ -38,6 +40,8 @@ def token_choice(
     chosen = _best_experts(scores, k)  # (G, T, K)
     asked = chosen.gather(1, queue.unsqueeze(-1).expand_as(chosen)).mT.flatten(1)  # (G, K·T), choices outermost
     token = queue.repeat(1, k)
+    if wanted is not None:
+        asked = asked.where(wanted.flatten(1).gather(1, token * experts + asked), experts)
     if mask is not None:
         asked = asked.where(mask.gather(1, token), experts)  # padding asks for an expert that is not there
 

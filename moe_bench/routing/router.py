@@ -4,6 +4,13 @@
     choice     token | expert                  who picks (Algorithm 1, 2)
     combine    softmax | plan                  what weighs the outputs (section 3.4, Figure 3)
 
+Any affinity goes with any choice and any combine. Gradients run through the combine weights alone, never through who
+was chosen: with combine=plan through all Sinkhorn iterations, but of the sparse plan only through its last projection,
+which takes the prices that the solver found for constants and is flat where the plan is zero.
+
+A token of the sparse plan asks for its k best experts among those that the plan gives it part of, and for no expert if
+its row is empty. At most C tokens are planned for an expert, so token choice by that plan drops nothing.
+
 G groups, T tokens, E experts, C slots, D width, K choices.
 """
 
@@ -100,7 +107,8 @@ class SparseRouter(nn.Module):
 
         affinity, weights = self._affinity_and_weights(clean, noisy, slots, mask)
         if self.choice == "token":
-            routing = token_choice(affinity, weights, self.k, slots, self.priority, mask)
+            wanted = affinity > 0 if self.affinity == "sparse" else None
+            routing = token_choice(affinity, weights, self.k, slots, self.priority, mask, wanted)
         else:
             routing = expert_choice(affinity, weights, slots, mask)
 

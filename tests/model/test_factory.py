@@ -9,6 +9,7 @@ import torch
 from example_models import B16, ROUTERS, TINY
 from torch import Tensor, nn
 
+from moe_bench import config
 from moe_bench.config.schema import CapacityConfig, DenseRouterConfig, RouterConfig, SparseRouterConfig
 from moe_bench.errors import ConfigError
 from moe_bench.model import MoE, ViTOutput, from_config
@@ -77,8 +78,8 @@ def test_soft_settings_reach_the_router() -> None:
 
 
 def test_a_router_of_ones_own_is_built_from_its_path_and_options() -> None:
-    config = RouterConfig("mine", impl=f"{__name__}:OwnRouter", options={"spread": 2.0})
-    vit = from_config(SMALL, config, CapacityConfig(2.0), 10)
+    mine = RouterConfig("mine", impl=f"{__name__}:OwnRouter", options={"spread": 2.0})
+    vit = from_config(SMALL, mine, CapacityConfig(2.0), 10)
     router = vit.blocks[3].mlp.router
     assert isinstance(router, OwnRouter)
     assert (router.capacity.factor, router.tokens, router.spread) == (2.0, 16, 2.0)
@@ -105,6 +106,26 @@ def test_detail_has_a_routing_for_each_moe_block_and_a_scalar_loss(router_name: 
     assert all(isinstance(routing, kind) for routing in out.routing.values())
     assert out.aux_loss.shape == ()
     assert (out.aux_loss > 0) == (router_name == "softmax_tc")
+
+
+@pytest.mark.parametrize("affinity", ["softmax", "sinkhorn", "sparse"])
+@pytest.mark.parametrize("choice", ["token", "expert"])
+@pytest.mark.parametrize("combine", ["softmax", "plan"])
+def test_any_affinity_choice_and_combine_is_made_by_configuration_alone(
+    affinity: str, choice: str, combine: str
+) -> None:
+    torch.manual_seed(0)
+    name = f"{affinity}_{'tc' if choice == 'token' else 'ec'}"
+    noise = f"router.noise={int(affinity != 'sparse')}"
+    solver = f"router.solver={'sweeps' if affinity == 'sparse' else 'null'}"
+    typed = [f"router.name={name}", f"router.affinity={affinity}", f"router.choice={choice}", noise, solver]
+    cfg = config.load([*typed, f"router.combine={combine}", "capacity=2"])
+    vit = from_config(SMALL, cfg.router, replace(cfg.capacity, group_images=2), 10).train()
+    out = vit(torch.randn(4, 3, 16, 16), detail=True)
+    out.pre_logits.square().sum().backward()
+    routers = [module for module in vit.modules() if isinstance(module, SparseRouter)]
+    assert [(r.affinity, r.choice, r.combine) for r in routers] == [(affinity, choice, combine)] * 2
+    assert all(r.gate.weight.grad is not None and r.gate.weight.grad.any() for r in routers)
 
 
 def test_the_loss_is_the_mean_over_groups_summed_over_layers() -> None:

@@ -24,6 +24,20 @@ def test_token_choice_is_algorithm_1(problem: Problem, priority: str) -> None:
 
 @examples
 @given(problems())
+def test_a_token_asks_for_no_expert_that_it_does_not_want(problem: Problem) -> None:
+    affinity = softmax(problem.logits)
+    wanted = problem.logits > 0
+    routing = token_choice(affinity, affinity, problem.k, problem.capacity, mask=problem.mask, wanted=wanted)
+    dispatch, _ = routing.tensors()
+    assert not dispatch.sum(-1)[~wanted].any()
+    real = wanted if problem.mask is None else wanted & problem.mask.unsqueeze(-1)
+    assert routing.demand.sum() == real.sum(-1).clamp_max(problem.k).sum()  # the wanted are the best of a row
+    free = routing.demand < problem.capacity
+    assert torch.equal(dispatch.sum((1, 3))[free], routing.demand[free].to(dispatch.dtype))
+
+
+@examples
+@given(problems())
 def test_expert_choice_is_algorithm_2(problem: Problem) -> None:
     affinity, weights = problem.logits, softmax(problem.logits * 2)
     routing = expert_choice(affinity, weights, problem.capacity, problem.mask)

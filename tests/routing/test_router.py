@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from moe_bench.routing import (
@@ -18,7 +20,11 @@ from moe_bench.routing import (
     sinkhorn,
     softmax,
     sparse,
+    token_choice,
 )
+from moe_bench.routing.transport import SOLVERS
+
+from .problems import Problem, examples, problems
 
 SIX = ("softmax_tc", "sinkhorn_tc", "softmax_ec", "sinkhorn_ec", "sparse_ec", "soft")
 COMBINATIONS = list(itertools.product(("softmax", "sinkhorn", "sparse"), ("token", "expert"), ("softmax", "plan")))
@@ -63,6 +69,45 @@ def test_any_affinity_goes_with_any_choice_and_any_combine(affinity: str, choice
     assert router.gate.weight.grad.isfinite().all()
     assert router.gate.weight.grad.any()
     assert not y[~mask].any()
+
+
+@examples
+@given(problems(), st.sampled_from(SOLVERS))
+def test_token_choice_by_the_sparse_plan_drops_nothing_and_seats_the_best_of_each_row(
+    problem: Problem, solver: str
+) -> None:
+    plan = sparse(softmax(problem.logits), problem.capacity, solver, 5, mask=problem.mask)
+    routing = token_choice(plan, plan, problem.k, problem.capacity, mask=problem.mask, wanted=plan > 0)
+    seated = routing.tensors()[0].sum(-1) > 0
+    assert torch.equal(seated.sum(1), routing.demand)
+    assert torch.equal(seated.sum(-1), (plan > 0).sum(-1).clamp_max(problem.k))
+    kept = torch.where(seated, plan, 0).sum(-1)
+    torch.testing.assert_close(kept, plan.topk(problem.k).values.sum(-1))
+
+
+def test_the_sparse_router_asks_by_token_for_what_the_plan_gives() -> None:
+    torch.manual_seed(0)
+    router = SparseRouter(16, 4, affinity="sparse", choice="token", capacity=Capacity(2.0))
+    routing = router(tokens_of())
+    assert not (routing.tensors()[0].sum(-1) * (routing.affinity == 0)).any()
+    assert routing.stats()["dropped"] == 0
+    assert (routing.demand.sum(-1) < 32 * 2).any()  # rows of one nonzero ask once, although k is 2
+
+
+@pytest.mark.parametrize("choice", ["token", "expert"])
+def test_the_gradient_of_the_sparse_plan_is_that_of_its_projection_alone(choice: str) -> None:
+    """Each expert's shares sum to a constant, so the gradients of its utilities sum to zero."""
+    torch.manual_seed(0)
+    router = SparseRouter(16, 4, affinity="sparse", choice=choice, combine="plan", capacity=Capacity(2.0))
+    utility = softmax(tokens_of() @ router.gate.weight.T).detach().requires_grad_()
+    plan = sparse(utility, 16)
+    plan.square().sum().backward()
+    assert utility.grad is not None
+    torch.testing.assert_close(utility.grad.sum(1), torch.zeros(2, 4), atol=1e-5, rtol=0)
+    assert not utility.grad[plan == 0].any()
+    router(tokens_of()).weight.square().sum().backward()
+    assert router.gate.weight.grad is not None
+    assert router.gate.weight.grad.any()
 
 
 def plain(name: str, **options: Any) -> tuple[SparseRouter, Tensor]:
