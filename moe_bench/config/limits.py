@@ -27,6 +27,8 @@ LIMITS: dict[str, Limit] = {
     "router.noise": NATURAL,
     "router.importance": NATURAL,
     "router.load": NATURAL,
+    "router.gshard": NATURAL,
+    "router.z_loss": NATURAL,
     "router.iterations": COUNT,
     "router.solver_lr": POSITIVE,
     "router.scale": POSITIVE,

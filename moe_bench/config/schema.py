@@ -58,6 +58,8 @@ class SparseRouterConfig(RouterConfig):
     noise: float = 1.0  # logits get N(0, noise / experts) in training (a standard deviation)
     importance: float = 0.0  # weight of the importance loss
     load: float = 0.0  # weight of the load loss
+    gshard: float = 0.0  # weight of GShard's loss
+    z_loss: float = 0.0  # weight of the router z-loss
     iterations: int | None = (
         None  # of Sinkhorn (None: 20) or of the sparse solver (None: adam 20, sweeps 3, dual 100 or 400)
     )

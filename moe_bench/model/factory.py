@@ -93,6 +93,8 @@ def _router(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig) 
         noise=router.noise,
         importance=router.importance,
         load=router.load,
+        gshard=router.gshard,
+        z_loss=router.z_loss,
         iterations=router.iterations,
         solver=router.solver or "adam",
         solver_lr=1e-2 if router.solver_lr is None else router.solver_lr,

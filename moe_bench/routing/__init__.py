@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moe_bench.routing.capacity import Capacity, slots_per_expert
     from moe_bench.routing.choice import expert_choice, token_choice
     from moe_bench.routing.dispatch import Routing, SoftRouting
-    from moe_bench.routing.losses import gshard_loss, importance_loss, load_loss
+    from moe_bench.routing.losses import gshard_loss, importance_loss, load_loss, z_loss
     from moe_bench.routing.router import PRESETS, SparseRouter, make_router
     from moe_bench.routing.soft_moe import SoftRouter, soft
     from moe_bench.routing.transport import sparse
@@ -33,6 +33,7 @@ _HOME = {
     "importance_loss": "losses",
     "load_loss": "losses",
     "gshard_loss": "losses",
+    "z_loss": "losses",
     "slots_per_expert": "capacity",
     "Capacity": "capacity",
     "Routing": "dispatch",
@@ -61,6 +62,7 @@ __all__ = [
     "softmax",
     "sparse",
     "token_choice",
+    "z_loss",
 ]
 
 

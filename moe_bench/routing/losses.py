@@ -1,4 +1,4 @@
-"""Auxiliary losses that balance the use of experts (Appendix A), one value a group.
+"""Auxiliary losses that balance the use of experts (Appendix A) or keep logits small, one value a group.
 
 Logits (G, T, E) go in, (G,) comes out, unweighted. G groups, T tokens, E experts. Padding (``mask`` False) takes no
 part, and a group of nothing but padding has loss 0.
@@ -44,6 +44,13 @@ def gshard_loss(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     best = F.one_hot(gates.argmax(-1), experts).to(gates.dtype)
     tokens = _sum_over_tokens(torch.ones_like(gates), mask).clamp_min(1)
     return experts * (_sum_over_tokens(best, mask) / tokens * (_sum_over_tokens(gates, mask) / tokens)).sum(-1)
+
+
+def z_loss(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """How large the logits are: the mean over tokens of logsumexp(logits)² (ST-MoE's router z-loss). Clean logits."""
+    squares = wide(logits).logsumexp(-1, keepdim=True).square()  # (G, T, 1)
+    tokens = _sum_over_tokens(torch.ones_like(squares), mask).clamp_min(1)
+    return (_sum_over_tokens(squares, mask) / tokens).squeeze(-1)
 
 
 def _sum_over_tokens(values: Tensor, mask: Tensor | None) -> Tensor:

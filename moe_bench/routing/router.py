@@ -30,7 +30,7 @@ from moe_bench.routing.capacity import Capacity
 from moe_bench.routing.choice import PRIORITIES, expert_choice, token_choice
 from moe_bench.routing.dispatch import Routing
 from moe_bench.routing.init import lecun_normal_
-from moe_bench.routing.losses import importance_loss, load_loss
+from moe_bench.routing.losses import gshard_loss, importance_loss, load_loss, z_loss
 from moe_bench.routing.numerics import no_autocast, wide
 from moe_bench.routing.soft_moe import SoftRouter
 from moe_bench.routing.transport import SOLVERS, sparse
@@ -55,8 +55,9 @@ class SparseRouter(nn.Module):
     """Any of the five routers that send whole tokens to experts: D has ones and zeros.
 
     ``k`` None: the capacity factor rounded up. ``noise`` None: 1.0, or 0 for sparse; in training the logits get
-    N(0, noise / experts), a standard deviation. ``importance`` and ``load`` weigh the losses of Appendix A.
-    ``iterations`` None: 20, or what the sparse solver needs. ``solver`` and ``solver_lr`` are of the sparse affinity.
+    N(0, noise / experts), a standard deviation. ``importance`` and ``load`` weigh the losses of Appendix A,
+    ``gshard`` and ``z_loss`` two more, all of the logits whatever the affinity. ``iterations`` None: 20, or what the
+    sparse solver needs. ``solver`` and ``solver_lr`` are of the sparse affinity.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class SparseRouter(nn.Module):
         noise: float | None = None,
         importance: float = 0.0,
         load: float = 0.0,
+        gshard: float = 0.0,
+        z_loss: float = 0.0,
         iterations: int | None = None,
         solver: str = "adam",
         solver_lr: float = 1e-2,
@@ -90,7 +93,8 @@ class SparseRouter(nn.Module):
             raise ValueError(f"a token cannot choose k={self.k} of {experts} experts; use k from 1 to {experts}")
         self.affinity, self.choice, self.combine, self.capacity = affinity, choice, combine, capacity
         self.noise = (0.0 if affinity == "sparse" else 1.0) if noise is None else noise
-        self.loss_weights = {"importance": importance, "load": load}
+        weights = {"importance": importance, "load": load, "gshard": gshard, "z": z_loss}
+        self.loss_weights = {name: weight for name, weight in weights.items() if weight}
         self.iterations, self.solver, self.solver_lr, self.priority = iterations, solver, solver_lr, priority
         self.gate = nn.Linear(dim, experts, bias=False)
         self.reset_parameters()
@@ -144,10 +148,14 @@ class SparseRouter(nn.Module):
     def _losses(self, clean: Tensor, noisy: Tensor, noise_std: float, mask: Tensor | None) -> dict[str, Tensor]:
         """Those losses that have a weight; the load loss exists only where there is noise."""
         losses = {}
-        if self.loss_weights["importance"]:
+        if "importance" in self.loss_weights:
             losses["importance"] = importance_loss(clean, mask)
-        if self.loss_weights["load"] and noise_std:
+        if "load" in self.loss_weights and noise_std:
             losses["load"] = load_loss(clean, noisy, self.k, noise_std, mask)
+        if "gshard" in self.loss_weights:
+            losses["gshard"] = gshard_loss(noisy, mask)
+        if "z" in self.loss_weights:
+            losses["z"] = z_loss(clean, mask)
         return losses
 
     def extra_repr(self) -> str:

@@ -43,6 +43,8 @@ CASES = [
     ("router=sinkhorn_ec router.iterations=0", "router.iterations=0", "at least 1", "router.iterations=20"),
     ("router.iterations=5", "router.iterations=5", "not iterated", "router.iterations=null"),
     ("router=softmax_tc router.noise=0", "router.load=0.005", "over the noise", "router.load=0"),
+    ("router.gshard=-1", "router.gshard=-1", "at least 0", "router.gshard=0"),
+    ("router.z_loss=-0.1", "router.z_loss=-0.1", "at least 0", "router.z_loss=0"),
     ("router.affinity=sinkhorn", "router.name=softmax_ec", "is not softmax_ec", "router=sinkhorn_ec"),
     ("router=sparse_ec router.choice=token", "router.name=sparse_ec", "is not sparse_ec", "router.name=sparse_tc"),
     ("router.impl=os.system", "router.impl=os.system", "module and class", "router.impl=a.b:C"),

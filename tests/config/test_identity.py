@@ -57,6 +57,8 @@ def test_where_and_how_it_runs_is_not_who_it_is(typed: str) -> None:
         "seed=1",
         "router=softmax_tc",
         "router.noise=0.5",
+        "router.gshard=0.01",
+        "router.z_loss=0.001",
         "model.experts=16",
         "capacity=1.5",
         "capacity.group_images=16",

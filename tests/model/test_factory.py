@@ -52,7 +52,7 @@ def test_every_setting_reaches_its_part() -> None:
     model = replace(SMALL, head="map", qk_norm=True, dropout=0.1, expert_dropout=0.2, identical_experts=False)
     router = SparseRouterConfig(
         "own", affinity="sparse", choice="token", combine="plan", k=3, noise=0.0, importance=0.1, load=0.2,
-        iterations=7, solver="adam", solver_lr=0.05, priority="score",
+        gshard=0.3, z_loss=0.4, iterations=7, solver="adam", solver_lr=0.05, priority="score",
     )  # fmt: skip
     vit = from_config(model, router, CapacityConfig(1.5, "up", 4, group_images=3), 10, head_bias=-2.0)
     moe = vit.blocks[1].mlp
@@ -61,7 +61,7 @@ def test_every_setting_reaches_its_part() -> None:
     assert (moe.group_images, moe.experts.dropout.p, moe.experts.identical) == (3, 0.2, False)
     assert (vit.dropout.p, vit.blocks[1].dropout.p, vit.blocks[0].mlp.dropout.p) == (0.1, 0.1, 0.1)
     assert moe.router.capacity == Capacity(1.5, "up", 4)
-    assert moe.router.loss_weights == {"importance": 0.1, "load": 0.2}
+    assert moe.router.loss_weights == {"importance": 0.1, "load": 0.2, "gshard": 0.3, "z": 0.4}
     made = [getattr(moe.router, key) for key in ("affinity", "choice", "combine", "k", "noise", "iterations")]
     assert made == ["sparse", "token", "plan", 3, 0.0, 7]
     assert (moe.router.solver, moe.router.solver_lr, moe.router.priority) == ("adam", 0.05, "score")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from moe_bench.routing import gshard_loss, importance_loss, load_loss
+from moe_bench.routing import gshard_loss, importance_loss, load_loss, z_loss
 
 from .problems import Problem, examples, problems
 
@@ -19,7 +20,7 @@ def load(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     return load_loss(logits, logits + noise, 1, NOISE, mask)
 
 
-LOSSES = [importance_loss, load, gshard_loss]
+LOSSES = [importance_loss, load, gshard_loss, z_loss]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -45,6 +46,15 @@ def test_losses_and_gradients_are_finite_and_zero_for_a_group_of_padding(problem
         if problem.mask is not None:
             assert not value[~problem.mask.any(1)].any()
             assert not gradient[~problem.mask].any()
+
+
+@examples
+@given(problems(masks=False))
+def test_the_z_loss_is_the_mean_squared_logarithm_of_the_normaliser(problem: Problem) -> None:
+    expected = problem.logits.exp().sum(-1).log().square().mean(1)
+    torch.testing.assert_close(z_loss(problem.logits), expected)
+    uniform = torch.full((1, 3, 4), 2.0)
+    assert z_loss(uniform).item() == pytest.approx((2 + math.log(4)) ** 2)
 
 
 def test_balanced_gates_cost_nothing() -> None:

@@ -14,6 +14,7 @@ from moe_bench.routing import (
     PRESETS,
     Capacity,
     SparseRouter,
+    gshard_loss,
     importance_loss,
     load_loss,
     make_router,
@@ -21,6 +22,7 @@ from moe_bench.routing import (
     softmax,
     sparse,
     token_choice,
+    z_loss,
 )
 from moe_bench.routing.transport import SOLVERS
 
@@ -202,6 +204,17 @@ def test_losses_of_softmax_token_choice() -> None:
     assert routing.aux_loss is not None
     torch.testing.assert_close(routing.aux_loss, 0.005 * (routing.losses["importance"] + routing.losses["load"]))
     assert routing.aux_loss.shape == (2,)
+
+
+def test_gshard_is_of_the_noisy_logits_and_z_of_the_clean_ones() -> None:
+    router, logits = plain("softmax_ec", gshard=0.1, z_loss=0.01)
+    torch.manual_seed(1)
+    routing = router.train()(tokens_of())
+    torch.manual_seed(1)
+    noisy = logits + 0.25 * torch.randn_like(logits)
+    gshard, z = gshard_loss(noisy), z_loss(logits)
+    torch.testing.assert_close(routing.losses, {"gshard": gshard, "z": z})
+    torch.testing.assert_close(routing.aux_loss, 0.1 * gshard + 0.01 * z)
 
 
 def test_without_noise_there_is_no_load_loss() -> None:
