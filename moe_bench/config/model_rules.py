@@ -153,6 +153,12 @@ def own_router_can_be_found(cfg: Config) -> Iterator[Problem]:
         )
 
 
+def dense_dispatches_nothing(cfg: Config) -> Iterator[Problem]:
+    if isinstance(cfg.router, DenseRouterConfig) and cfg.router.bf16_dispatch:
+        what = "a dense model sends nothing to experts, so nothing is rounded on the way"
+        yield Problem("router.bf16_dispatch=true", what, "router.bf16_dispatch=false", ("router.bf16_dispatch",))
+
+
 def every_expert_has_a_slot(cfg: Config) -> Iterator[Problem]:
     if isinstance(cfg.router, DenseRouterConfig) or cfg.model.image_size % cfg.model.patch:
         return
@@ -184,5 +190,6 @@ MODEL_RULES = (
     iterations_and_solver_have_something_to_solve,
     load_loss_has_noise,
     own_router_can_be_found,
+    dense_dispatches_nothing,
     every_expert_has_a_slot,
 )

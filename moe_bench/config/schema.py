@@ -38,6 +38,7 @@ class RouterConfig:
     name: str = "softmax_ec"
     impl: str | None = None  # "package.module:Class" of a router of your own; None: one of ours
     options: dict[str, Any] = field(default_factory=dict)  # keyword arguments for ``impl``
+    bf16_dispatch: bool = False  # round data to bfloat16 on the way into dispatch and combine
 
 
 @dataclass(frozen=True)

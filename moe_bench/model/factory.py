@@ -62,6 +62,7 @@ def _moe(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig) -> 
         group_images=capacity.group_images,
         dropout=model.expert_dropout,
         identical_experts=model.identical_experts,
+        bf16_dispatch=router.bf16_dispatch,
     )
 
 

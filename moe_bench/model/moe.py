@@ -30,6 +30,8 @@ class MoE(nn.Module):
         tokens: tokens of one image; needed for ``router="soft"`` by name, whose slots are counted from it.
         dropout: inside the experts.
         identical_experts: all experts start as copies of one draw.
+        bf16_dispatch: round tokens and the experts' outputs to bfloat16 where they enter dispatch and combine, as the
+            authors' code can. Routing, experts and weighted sums keep their precision; gradients are rounded alike.
 
     Raises:
         ValueError: ``group_images`` is below 1, or ``tokens`` is missing for Soft MoE.
@@ -47,6 +49,7 @@ class MoE(nn.Module):
         tokens: int | None = None,
         dropout: float = 0.0,
         identical_experts: bool = True,
+        bf16_dispatch: bool = False,
     ) -> None:
         super().__init__()
         if group_images < 1:
@@ -55,6 +58,7 @@ class MoE(nn.Module):
             capacity = capacity if isinstance(capacity, Capacity) else Capacity(capacity)
             router = make_router(router, dim, experts, capacity=capacity, tokens=tokens)
         self.router = router
+        self.bf16_dispatch = bf16_dispatch
         self.group_images = 1 if isinstance(router, SoftRouter) else group_images
         self.experts = Experts(experts, dim, hidden, dropout=dropout, identical=identical_experts)
 
@@ -66,8 +70,12 @@ class MoE(nn.Module):
         """As ``forward``, and the routing of all groups with its losses and statistics."""
         groups, mask = self._group(x, valid)
         routing = self.router(groups, mask)
-        y = routing.combine(self.experts(routing.dispatch(groups)))
+        y = routing.combine(self._sent(self.experts(routing.dispatch(self._sent(groups)))))
         return y.reshape(-1, *x.shape[1:])[: x.shape[0]], routing
+
+    def _sent(self, rows: Tensor) -> Tensor:
+        """What arrives of ``rows``: the same dtype, with the digits of bfloat16 if ``bf16_dispatch``."""
+        return rows.bfloat16().to(rows.dtype) if self.bf16_dispatch else rows
 
     def _group(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """(B, N, D) → tokens (G, T, D) and their mask (G, T), None where all are real."""

@@ -43,6 +43,12 @@ CASES = [
     ("router=sinkhorn_ec router.iterations=0", "router.iterations=0", "at least 1", "router.iterations=20"),
     ("router.iterations=5", "router.iterations=5", "not iterated", "router.iterations=null"),
     ("router=softmax_tc router.noise=0", "router.load=0.005", "over the noise", "router.load=0"),
+    (
+        "router=dense router.bf16_dispatch=true",
+        "router.bf16_dispatch=true",
+        "sends nothing to experts",
+        "router.bf16_dispatch=false",
+    ),
     ("router.gshard=-1", "router.gshard=-1", "at least 0", "router.gshard=0"),
     ("router.z_loss=-0.1", "router.z_loss=-0.1", "at least 0", "router.z_loss=0"),
     ("router.affinity=sinkhorn", "router.name=softmax_ec", "is not softmax_ec", "router=sinkhorn_ec"),

@@ -58,6 +58,7 @@ def test_where_and_how_it_runs_is_not_who_it_is(typed: str) -> None:
         "router=softmax_tc",
         "router.noise=0.5",
         "router.gshard=0.01",
+        "router.bf16_dispatch=true",
         "router.z_loss=0.001",
         "model.experts=16",
         "capacity=1.5",

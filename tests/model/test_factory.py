@@ -70,6 +70,22 @@ def test_every_setting_reaches_its_part() -> None:
     assert torch.equal(vit.head.bias, torch.full((10,), -2.0))
 
 
+def test_bf16_dispatch_rounds_what_is_sent_and_not_the_routing(router_config: RouterConfig) -> None:
+    torch.manual_seed(0)
+    exact, rounding = (
+        from_config(SMALL, replace(router_config, bf16_dispatch=on), CapacityConfig(group_images=2), 10).eval()
+        for on in (False, True)
+    )
+    rounding.load_state_dict(exact.state_dict())
+    layers = [vit.blocks[1].mlp for vit in (exact, rounding)]
+    assert [layer.bf16_dispatch for layer in layers] == [False, True]
+    x = torch.randn(4, 16, 32)
+    (y, routing), (rounded_y, rounded_routing) = (layer.forward_with_routing(x) for layer in layers)
+    torch.testing.assert_close(rounded_routing.tensors(), routing.tensors(), rtol=0, atol=0)
+    assert 0 < (rounded_y - y).abs().max() < 6e-3
+    assert rounded_y.dtype == torch.float32
+
+
 def test_soft_settings_reach_the_router() -> None:
     soft = replace(ROUTERS["soft"], scale=3.0, noise=0.5)  # type: ignore[call-arg]
     router = from_config(SMALL, soft, CapacityConfig(2.0), 10).blocks[1].mlp.router
