@@ -40,17 +40,24 @@ def main() -> int:
 
 def dispatch(words: list[str]) -> int:
     """Do what the words after the program's name say."""
-    verb = words[0] if words and "=" not in words[0] and words[0][0] not in "-+~" else None
+    verb = words[0] if words and words[0] and "=" not in words[0] and words[0][0] not in "-+~" else None
     if verb in VERBS:
         _, module, before = VERBS[verb]
         return int(import_module(module).run([*before, *words[1:]]))
     if verb is not None:
-        close = did_you_mean(verb, VERBS)
-        meant = f"did you mean `moe-bench {close}`?" if close else f"Verbs are {', '.join(VERBS)}."
         raise ConfigError(
-            f"there is no verb {verb!r}. {meant} To train, type settings as key=value; see moe-bench --help"
+            f"there is no verb {verb!r}. {instead(verb)} To train, type settings as key=value; see moe-bench --help"
         )
     return run_or_show(words)
+
+
+def instead(word: str) -> str:
+    """What someone may have meant by a word that is no verb."""
+    options = find_groups(None).get(word)
+    if options:
+        return f"{word} is a setting: type {word}={next(iter(options))}, for example."
+    close = did_you_mean(word, VERBS)
+    return f"Did you mean `moe-bench {close}`?" if close else f"Verbs are {', '.join(VERBS)}."
 
 
 def run_or_show(words: list[str]) -> int:

@@ -110,11 +110,20 @@ def test_the_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "moe-bench 0.1.0\n"
 
 
-@pytest.mark.parametrize(("typed", "said"), [("reprot", "`moe-bench report`"), ("fly", "ls, report, shards, probe")])
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("reprot", "`moe-bench report`"), ("fly", "ls, report, shards, probe"), ("router", "type router=dense")],
+)
 def test_an_unknown_verb_is_met_with_a_known_one(typed: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"no verb '{typed}'") as caught:
         cli.dispatch([typed])
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("typed", ["", "-", "="])
+def test_a_slip_of_the_keyboard_is_a_problem_and_no_bug(typed: str) -> None:
+    with pytest.raises(ConfigError, match="1 problem"):
+        cli.dispatch([typed, "router=soft"])
 
 
 @pytest.mark.parametrize(

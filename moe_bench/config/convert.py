@@ -100,7 +100,7 @@ def _unknown(key: str, value: Any, cls: type, place: str, conversion: Conversion
     names = [f.name for f in fields(cls)] + ([] if place else ["experiment", "sweep", "debug"])
     close = did_you_mean(key, names)
     prefix = f"{place}." if place else ""
-    what = f"there is no setting {here}" + (f"; {place} has {', '.join(names)}" if place else "")
+    what = f"there is no setting {here or 'without a name'}" + (f"; {place} has {', '.join(names)}" if place else "")
     conversion.add(Problem(f"{here}={show(value)}", what, f"{prefix}{close}={show(value)}" if close else ""), here)
 
 

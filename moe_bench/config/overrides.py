@@ -69,7 +69,7 @@ def parse(line: str) -> Override | None:
 def _unreadable(line: str) -> Problem:
     key, equals, value = line.partition("=")
     if not equals:
-        return Problem(line, "this is neither key=value nor a flag", f"{line}=VALUE")
+        return Problem(line, "this is neither key=value nor a flag", f"{line}=VALUE" if line.strip("-+~") else "")
     return Problem(line, "the value cannot be read", f"quote it: '{key}=\"{value}\"'")
 
 

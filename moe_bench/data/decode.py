@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import InterpolationMode, v2
@@ -51,6 +51,9 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 return _to_rgb(image)
     except Image.DecompressionBombError as error:
         raise ValueError(f"is larger than data.max_pixels={max_pixels:,}: {error}") from error
+    except UnidentifiedImageError as error:
+        begins = f"it begins with {data[:12]!r}"
+        raise ValueError(f"({len(data):,} bytes) is not a whole JPEG, PNG or WebP picture: {begins}") from error
     except Exception as error:  # Pillow raises nearly everything for broken files, SyntaxError among it
         raise ValueError(f"({len(data):,} bytes) is not a whole JPEG, PNG or WebP picture: {error}") from error
     raise ValueError(

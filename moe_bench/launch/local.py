@@ -22,6 +22,7 @@ from moe_bench.config.sweep import Plan
 from moe_bench.errors import EXIT_SIGINT, EXIT_SIGTERM, ConfigError, SweepError
 
 MEANING = {
+    0: "finished",
     1: "a bug",
     2: "configuration",
     3: "data",
@@ -50,7 +51,9 @@ class Outcome:
             return "not started"
         if self.code < 0:
             return f"killed by {signal.Signals(-self.code).name}"
-        return "finished" if self.code == 0 else f"failed: {MEANING.get(self.code, 'unknown reason')}"
+        if self.code in (0, EXIT_SIGINT, EXIT_SIGTERM):
+            return MEANING[self.code]
+        return f"failed: {MEANING.get(self.code, 'unknown reason')}"
 
 
 class Relay:
@@ -83,7 +86,8 @@ def run(plan: Plan, config_dir: str | None = None) -> int:
     with relayed_signals() as relay:
         for number, cell in enumerate(plan.cells, 1):
             label = " ".join(line for line in cell if _key(line) in plan.varying) or " ".join(cell)
-            print(f"\n[{number}/{len(plan.cells)}] {label}", flush=True)
+            if not relay.received:
+                print(f"\n[{number}/{len(plan.cells)}] {label}", flush=True)
             outcomes.append(_run_cell(plan, cell, label, config_dir, relay))
     print(table(outcomes), flush=True)
     if relay.received:

@@ -1,8 +1,9 @@
 """Stopping on Ctrl-C or SIGTERM: the signal sets a flag, the work stops at its next safe point, the exit code tells.
 
 A handler only sets the flag: writing a checkpoint inside one could interrupt a step or a save. Safe points are step
-boundaries, where a checkpoint is written first, and batches of an evaluation, which changes nothing. A second signal
-ends the process at once; the checkpoint before stays whole, because saving is by rename.
+boundaries, where a checkpoint is written first, and batches of an evaluation, which changes nothing. A step may take
+minutes, so the first signal is answered with a line. A second signal ends the process at once; the checkpoint before
+stays whole, because saving is by rename.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from moe_bench.errors import EXIT_SIGINT, EXIT_SIGTERM, Interrupted
+
+STOPPING = b"\nmoe-bench: stopping after this step; a second signal leaves at once\n"
 
 EXIT_CODES = {signal.SIGINT: EXIT_SIGINT, signal.SIGTERM: EXIT_SIGTERM}
 
@@ -42,10 +46,11 @@ class StopSignals:
                 signal.signal(number, handler)
         self._before = {}
 
-    def check(self) -> None:
-        """Raise Interrupted if a signal came. Called where nothing is lost by leaving."""
+    def check(self, saved: int | None = None) -> None:
+        """Raise Interrupted if a signal came. Called where nothing is lost by leaving, such as after saving a step."""
         if self.received is not None:
-            raise Interrupted(f"stopped by {self.received.name}", EXIT_CODES[self.received])
+            after = "" if saved is None else f"; step {saved:,} is saved, and the same command goes on from there"
+            raise Interrupted(f"stopped by {self.received.name}{after}", EXIT_CODES[self.received])
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a forked data worker: its parent tells it when to end
@@ -53,6 +58,9 @@ class StopSignals:
         if self.received is not None:
             os._exit(EXIT_CODES[signal.Signals(number)])
         self.received = signal.Signals(number)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            with suppress(OSError):  # a terminal that is gone
+                os.write(2, STOPPING)  # print() may not be used in a handler: it could be in the middle of another
 
     def __enter__(self) -> StopSignals:
         self.install()
@@ -83,7 +91,7 @@ class StopAtBoundary(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._saved:
-            self.signals.check()
+            self.signals.check(saved=trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -76,6 +76,11 @@ def test_other_formats_are_refused_whatever_they_are_called(form: str) -> None:
         decode(encoded(Image.new("RGB", (16, 16)), form))
 
 
+def test_a_text_that_is_no_picture_is_shown_by_how_it_begins() -> None:
+    with pytest.raises(ValueError, match=r"\(11 bytes\) is not a whole JPEG, PNG or WebP picture: .*b'hello world'"):
+        decode(b"hello world")
+
+
 def test_a_decompression_bomb_is_refused_by_its_header_without_being_decoded() -> None:
     bomb = encoded(Image.new("1", (10_000, 10_000)))
     assert len(bomb) < 20_000

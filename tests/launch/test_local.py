@@ -100,6 +100,8 @@ def test_a_signal_stops_the_running_cell_gently_and_starts_no_other(name: str, c
     assert time.monotonic() - began < 10
     assert sweep.returncode == code
     assert told.count("not started") == 2
+    assert "[2/3]" not in told
+    assert "failed" not in told
     assert "started\n" not in told.split("folder\n")[0].replace("not started", "")
     left = subprocess.run(["pgrep", "-s", str(sweep.pid)], capture_output=True, text=True).stdout
     assert left == ""

@@ -46,6 +46,26 @@ def test_a_second_signal_exits_at_once(number: signal.Signals, code: int) -> Non
     assert exit_code_of(work) == code
 
 
+def test_the_first_signal_is_answered_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with StopSignals():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert "stopping after this step; a second signal leaves at once" in capfd.readouterr().err
+
+
+def test_only_the_first_rank_answers(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with StopSignals():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert capfd.readouterr().err == ""
+
+
+def test_who_stops_after_saving_says_what_is_saved_and_how_to_go_on() -> None:
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Interrupted, match=r"SIGINT; step 1,200 is saved, and the same command goes on from there"):
+            signals.check(saved=1200)
+
+
 def test_a_forked_data_worker_ignores_what_its_parent_handles() -> None:
     with StopSignals() as signals:
 
