@@ -43,6 +43,9 @@ def science(cfg: Config) -> dict[str, Any]:
     found["router.name"], found["data.name"] = cfg.router.name, data_name(cfg.data)
     if "probe.sets" in found:
         found["probe.sets"] = [folder_name(s) for s in cfg.probe.sets]
+    for split in ("train", "val"):
+        if source := getattr(cfg.data, split):
+            found[f"data.{split}"] = shard_names(source)
     return dict(sorted(found.items()))
 
 
@@ -69,6 +72,12 @@ def data_name(data: DataConfig) -> str:
     if data.path:
         return folder_name(data.path)
     return PurePosixPath(str(first)).parent.name or "data"
+
+
+def shard_names(source: str | list[str]) -> list[str]:
+    """What shards or their patterns are called, wherever they lie: other shards are other data."""
+    sources = source if isinstance(source, list) else [source]
+    return [folder_name(s.partition("?")[0] if "://" in s else s) for s in sources]  # a URL's query may hold a key
 
 
 def folder_name(path: str) -> str:

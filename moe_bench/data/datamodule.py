@@ -1,8 +1,8 @@
 """The pictures of a run for Lightning: endless shuffled training, and validation that counts every picture once.
 
-The training loader is one Lightning "epoch" as long as the whole run. Its only state is the step: which pictures a step
-uses and how each is augmented follow from the seed and the step (see plan.py), so a resumed run goes on exactly where
-it was, on any number of ranks, micro-batches and workers.
+The training loader is one Lightning "epoch" as long as the whole run. Its state is the step, with the fingerprint of
+its pictures: which of them a step uses and how each is augmented follow from the seed and the step (see plan.py), so a
+resumed run goes on exactly where it was, on any number of ranks, micro-batches and workers.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from moe_bench.data.decode import MAX_PIXELS, Augmentation, training_transform
 from moe_bench.data.index import ShardIndex
 from moe_bench.data.loader import BatchLoader, eval_loader
 from moe_bench.data.plan import Plan, Share, evaluation_share
+from moe_bench.errors import ConfigError
 
 
 class TrainingRequests(Sampler[list[Request]]):
@@ -134,10 +135,19 @@ class ImageData(LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": int(self.trainer.global_step) if self.trainer else self._step}
+        step = int(self.trainer.global_step) if self.trainer else self._step
+        return {"step": step, "pictures": self.train.fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after a step. Raises ConfigError if the pictures are not those that were learned from until then."""
         self._step = int(state_dict["step"])
+        then, now = state_dict.get("pictures", self.train.fingerprint), self.train.fingerprint
+        if then != now:
+            raise ConfigError(
+                f"the {len(self.train):,} training pictures are not those of the checkpoint of step {self._step:,}: "
+                f"names, sizes or labels differ (fingerprint {then[:8]} there, {now[:8]} now). Bring the earlier "
+                "shards back, or start over with force=true, which puts that run aside"
+            )
         # Lightning cannot know that the order follows from the step
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
 

@@ -93,6 +93,17 @@ def test_data_without_a_name_are_called_after_their_folder() -> None:
     assert "-cifar10-s0-" in run_id(config.load(pattern))
 
 
+def test_other_shards_are_other_data_wherever_they_lie() -> None:
+    def of(train: str) -> str:
+        return run_id(config.load(["data=shards", f"data.train={train}", "data.val=/a/cifar10/val.tar"]))
+
+    here = of("/a/cifar10/train-{0..9}.tar")
+    assert of("/b/cifar10/train-{0..9}.tar") == here
+    assert of("http://host/cifar10/train-{0..9}.tar?key=secret") == here
+    assert of("/a/cifar10/train-{0..4}.tar") != here
+    assert of("[/a/cifar10/train-0.tar,/a/cifar10/train-1.tar]") != here
+
+
 def test_a_setting_at_its_default_is_no_part_of_the_id() -> None:
     """So that a setting added later leaves older runs where they are."""
     assert "recipe.mixup" not in science(config.load())

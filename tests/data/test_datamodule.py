@@ -15,7 +15,7 @@ from moe_bench.data.datamodule import ImageData
 from moe_bench.data.dataset import Batch
 from moe_bench.data.decode import Augmentation
 from moe_bench.data.index import ShardIndex, open_split
-from moe_bench.errors import DataError
+from moe_bench.errors import ConfigError, DataError
 from tests.data.shards import write_shards
 
 STEPS, BATCH = 9, 6
@@ -146,10 +146,21 @@ def test_validation_counts_every_picture_once(tmp_path: Path, train: ShardIndex,
     assert diary.seen[sanity:] == list(range(7))
 
 
-def test_the_state_is_the_step_alone(tmp_path: Path, train: ShardIndex, val: ShardIndex) -> None:
+def test_the_state_is_the_step_and_the_identity_of_the_pictures(
+    tmp_path: Path, train: ShardIndex, val: ShardIndex
+) -> None:
     fit(tmp_path / "a", train, val, until=3)
     saved = torch.load(tmp_path / "a/step=2.ckpt", weights_only=True)
-    assert saved["ImageData"] == {"step": 2}
+    assert saved["ImageData"] == {"step": 2, "pictures": train.fingerprint}
+
+
+def test_a_run_does_not_go_on_with_other_pictures(tmp_path: Path, train: ShardIndex, val: ShardIndex) -> None:
+    more = open_split(write_shards(tmp_path / "more", [5, 4, 9]), progress=False)
+    sizes: dict[str, Any] = {"image_size": 8, "steps": STEPS, "batch": BATCH, "device_batch": BATCH}
+    state = {**ImageData(train, val, **sizes).state_dict(), "step": 4}
+    ImageData(train, val, **sizes).load_state_dict(state)
+    with pytest.raises(ConfigError, match=r"18 training pictures are not those of the checkpoint of step 4"):
+        ImageData(more, val, **sizes).load_state_dict(state)
 
 
 def test_labels_are_checked_before_the_first_step(train: ShardIndex, val: ShardIndex) -> None:
