@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import entry_points
+from inspect import signature
+from typing import Any
 
 from torch import nn
 
@@ -33,7 +35,7 @@ def from_config(
 
     Raises:
         ValueError: sizes that do not fit each other.
-        ConfigError: ``router.impl`` cannot be imported.
+        ConfigError: ``router.impl`` cannot be imported, or does not take what a router is made from.
     """
     blocks = [] if isinstance(router, DenseRouterConfig) else model.moe_blocks
     return VisionTransformer(
@@ -71,7 +73,8 @@ def _router(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig) 
     slots = Capacity(capacity.factor, capacity.rounding, capacity.multiple_of)
     tokens = tokens_per_image(model.image_size, model.patch, model.head)
     if type(router) is RouterConfig:
-        return _users_class(router)(model.width, model.experts, capacity=slots, tokens=tokens, **router.options)
+        made_from = {"capacity": slots, "tokens": tokens, **router.options}
+        return _users_router(_users_class(router), model.width, model.experts, made_from)
     if isinstance(router, SoftRouterConfig):
         return SoftRouter(
             model.width,
@@ -101,6 +104,15 @@ def _router(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig) 
         solver_lr=1e-2 if router.solver_lr is None else router.solver_lr,
         priority=router.priority,
     )
+
+
+def _users_router(users: type[nn.Module], dim: int, experts: int, made_from: dict[str, Any]) -> nn.Module:
+    try:
+        signature(users).bind(dim, experts, **made_from)
+    except TypeError as error:
+        called = f"{users.__name__}(dim, experts, {', '.join(f'{name}=' for name in made_from)})"
+        raise ConfigError(f"the router is made by {called}, which it does not accept: {error}") from error
+    return users(dim, experts, **made_from)
 
 
 def _users_class(router: RouterConfig) -> type[nn.Module]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moe_bench.errors import ConfigError
 from moe_bench.model.experts import Experts
 from moe_bench.routing import Capacity, Routing, SoftRouter, SoftRouting, make_router
 
@@ -70,6 +71,9 @@ class MoE(nn.Module):
         """As ``forward``, and the routing of all groups with its losses and statistics."""
         groups, mask = self._group(x, valid)
         routing = self.router(groups, mask)
+        if not isinstance(routing, Routing | SoftRouting):
+            gave = f"{type(self.router).__name__} gave a {type(routing).__name__}"
+            raise ConfigError(f"{gave}; a router returns a Routing, as token_choice, expert_choice and soft make it")
         y = routing.combine(self._sent(self.experts(routing.dispatch(self._sent(groups)))))
         return y.reshape(-1, *x.shape[1:])[: x.shape[0]], routing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,11 @@ from moe_bench.model import MoE, ViTOutput, from_config
 from moe_bench.routing import Capacity, Routing, SoftRouter, SoftRouting, SparseRouter, expert_choice, softmax
 
 SMALL = replace(TINY, image_size=16, patch=4, width=32, depth=4, heads=2, mlp=64, experts=4, moe_blocks=[1, 3])
+
+
+class TooFew(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
 
 
 class OwnRouter(nn.Module):
@@ -201,3 +207,17 @@ def test_b16_with_32_experts_is_built_within_a_minute() -> None:
     started = time.monotonic()
     from_config(B16, ROUTERS["sinkhorn_ec"], CapacityConfig(2.0), 1000)
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(("name", "options"), [("TooFew", {}), ("OwnRouter", {"sprad": 2.0})])
+def test_a_router_that_does_not_take_what_routers_are_made_from_is_told_so(name: str, options: dict[str, Any]) -> None:
+    mine = RouterConfig("mine", impl=f"{__name__}:{name}", options=options)
+    with pytest.raises(ConfigError, match=rf"made by {name}\(dim, experts, capacity=, tokens="):
+        from_config(SMALL, mine, CapacityConfig(), 10)
+
+
+def test_a_router_that_gives_something_else_than_a_routing_is_told_so() -> None:
+    layer = MoE(8, 16, nn.Identity(), 2)
+    layer.router.forward = lambda x, mask: x
+    with pytest.raises(ConfigError, match="Identity gave a Tensor; a router returns a Routing"):
+        layer(torch.randn(8, 4, 8))
