@@ -125,6 +125,11 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if isinstance(error, FileNotFoundError) and self._lock is not None and not self.run_json.exists():
+                raise CheckpointError(
+                    f"the run folder {self.path} was deleted or moved while it was being written. "
+                    "Put it back, if it is somewhere, and type the same command again"
+                ) from error
             if error is not None and self._lock is not None and self._status.get("state") == "running":
                 self.fail(error)
         finally:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -213,6 +214,28 @@ def test_a_deleted_folder_is_an_error_of_storage(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="moved or deleted"):
             folder.update(step=3)
     assert not (tmp_path / "run").exists()
+
+
+def test_whatever_misses_a_deleted_folder_is_an_error_of_storage(tmp_path: Path) -> None:
+    def run() -> None:
+        with RunFolder(tmp_path / "run") as folder:
+            take(folder)
+            shutil.rmtree(folder.path)
+            (folder.path / "routing" / "layers.jsonl").write_text("")
+
+    with pytest.raises(CheckpointError, match="run was deleted or moved"):
+        run()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_file_of_someone_else_stays_what_it_is(tmp_path: Path) -> None:
+    def run() -> None:
+        with RunFolder(tmp_path / "run") as folder:
+            take(folder)
+            (tmp_path / "elsewhere").read_text()
+
+    with pytest.raises(FileNotFoundError):
+        run()
 
 
 def test_other_ranks_only_look(tmp_path: Path) -> None:
