@@ -65,7 +65,6 @@ class LitViT(LightningModule):
         self.mixup_alpha = mixup_alpha
         self.seed = seed
         self.name = name
-        self.last_routing: dict[str, Any] = {}  # layer → Routing of the last micro-batch, on steps that are logged
         self._sums: Tensor | None = None  # over the micro-batches of a step: loss, aux_loss, prec1, count
 
     def configure_optimizers(self) -> Optimizer:
@@ -85,7 +84,6 @@ class LitViT(LightningModule):
             share = mixup_weight(self.mixup_alpha, (self.seed, self.trainer.global_step, micro, self.global_rank))
             images, target = mixup(images, share), mixup(target, share)
         output = self.model(images, detail=True)
-        self.last_routing = output.routing if self._logs_this_step() else {}
         main = losses(output.logits, target, self.loss).mean()
         right = correct(output.logits, batch["label"]).float().mean()
         told = torch.stack([main.detach(), output.aux_loss.detach(), right, torch.ones_like(right)])
@@ -123,9 +121,6 @@ class LitViT(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises CheckpointError, naming what differs, where Lightning would print every key."""
         check_fits(self.state_dict(), checkpoint["state_dict"])
-
-    def _logs_this_step(self) -> bool:
-        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def _refuse_if_diverged(self, loss: float, grad_norm: float, rate: float) -> None:
         """All ranks see the same reduced numbers and so decide alike, before any of them has changed a weight."""

@@ -85,28 +85,6 @@ def accumulation(batch: int, world: int, device_batch: int) -> int:
     return batch // world // device_batch
 
 
-def fitting_device_batch(
-    local_batch: int, *, free_bytes: float, state_bytes: float, image_bytes: float, multiple_of: int = 1
-) -> int:
-    """The largest piece of ``local_batch`` images whose activations fit beside the model's state.
-
-    Whole routing groups (``multiple_of`` images) where that divides, because a group is never cut.
-
-    Raises:
-        ConfigError: not even the smallest piece fits; with the numbers.
-    """
-    whole = [size for size in divisors(local_batch) if size % multiple_of == 0] or divisors(local_batch)
-    fits = [size for size in whole if state_bytes + size * image_bytes <= free_bytes]
-    if not fits:
-        gb = 1e9
-        raise ConfigError(
-            f"this model does not fit: weights, gradients and optimiser take {state_bytes / gb:.1f} GB, {whole[0]} "
-            f"image(s) at once {whole[0] * image_bytes / gb:.1f} GB more, and {free_bytes / gb:.1f} GB are free. Use a "
-            "smaller model or fewer experts (model.experts=8), or a machine with more memory."
-        )
-    return fits[-1]
-
-
 def divisors(number: int) -> list[int]:
     """Ascending."""
     return [d for d in range(1, number + 1) if number % d == 0]

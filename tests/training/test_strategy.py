@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from moe_bench.errors import ConfigError
-from moe_bench.training.strategy import accumulation, fitting_device_batch, resolve
+from moe_bench.training.strategy import accumulation, resolve
 
 
 def test_auto_on_a_cpu_is_full_precision() -> None:
@@ -47,16 +47,3 @@ def test_a_batch_that_does_not_come_out_even_is_refused_with_sizes_that_do(
 ) -> None:
     with pytest.raises(ConfigError, match=f"Pieces that do:.*{told.split(', ', maxsplit=1)[0]}"):
         accumulation(batch, world, piece)
-
-
-def test_the_largest_piece_that_fits_keeps_routing_groups_whole() -> None:
-    sizes = {"state_bytes": 1e9, "image_bytes": 1e8}
-    assert fitting_device_batch(128, free_bytes=100e9, **sizes) == 128
-    assert fitting_device_batch(128, free_bytes=4.3e9, **sizes) == 32
-    assert fitting_device_batch(96, free_bytes=2.9e9, multiple_of=8, **sizes) == 16
-    assert fitting_device_batch(12, free_bytes=1.5e9, multiple_of=8, **sizes) == 4  # 8 does not divide 12 anyway
-
-
-def test_a_model_that_cannot_fit_is_refused_with_the_numbers() -> None:
-    with pytest.raises(ConfigError, match=r"15\.4 GB.*8 image\(s\).*4\.0 GB more.*12\.0 GB are free"):
-        fitting_device_batch(128, free_bytes=12e9, state_bytes=15.4e9, image_bytes=5e8, multiple_of=8)
