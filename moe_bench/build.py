@@ -27,6 +27,7 @@ from moe_bench.model import from_config
 from moe_bench.model.cost import Cost, cost
 from moe_bench.model.fit import Fit as Memory
 from moe_bench.model.fit import fits
+from moe_bench.model.memory import FLOAT32
 from moe_bench.monitor.folder import RunFolder
 from moe_bench.monitor.heartbeat import Heartbeat
 from moe_bench.monitor.jsonl import JsonlLogger
@@ -124,7 +125,18 @@ def too_large(cfg: Config, at: Place, costs: Cost, found: Memory, free: float) -
     )
 
 
-def image_data(cfg: Config, found: Pictures, pieces: int) -> ImageData:
+def training_workers(cfg: Config, at: Place, costs: Cost) -> int | None:
+    """Data processes of training: as asked for, or None, as the data module sees fit.
+
+    A forked process keeps the weights as they were before the first update. Where they lie in host memory and are
+    large, training is far slower than reading pictures, and does it itself unless told otherwise.
+    """
+    if cfg.runtime.workers is None and at.accelerator == "cpu" and costs.params_total * FLOAT32 > GB:
+        return 0
+    return cfg.runtime.workers
+
+
+def image_data(cfg: Config, found: Pictures, pieces: int, workers: int | None) -> ImageData:
     """The pictures in batches, ``pieces`` images at once."""
     r = cfg.recipe
     return ImageData(
@@ -138,7 +150,7 @@ def image_data(cfg: Config, found: Pictures, pieces: int) -> ImageData:
         augmentation=Augmentation(r.crop_area, r.flip, r.randaugment, r.randaugment_magnitude),
         crop=cfg.data.crop,
         shuffle_window=cfg.data.shuffle_window,
-        workers=cfg.runtime.workers,
+        workers=workers,
         max_pixels=cfg.data.max_pixels,
         num_classes=found.num_classes,
     )

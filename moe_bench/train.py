@@ -45,7 +45,7 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console) -> fl
         costs = build.price(cfg, found.num_classes)
         pieces = build.device_batch(cfg, at, costs)
         module = build.module(cfg, found.num_classes)
-        data = build.image_data(cfg, found, pieces)
+        data = build.image_data(cfg, found, pieces, build.training_workers(cfg, at, costs))
         fit = build.fit(cfg, at, data, folder, signals, console)
         folder.record(device=at.name, world_size=at.world, precision=at.precision, device_batch=pieces)
         about_s = build.expected_seconds(cfg, at, module, pieces, start.step)
