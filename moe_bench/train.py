@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_bench.config import Config, run_id, science, to_dict
+from moe_bench.config.argv import as_typed
 from moe_bench.monitor.console import make_console
 from moe_bench.monitor.folder import RunFolder, Start
 
@@ -67,7 +68,7 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console) -> fl
 
 def next_commands(cfg: Config, folder: Path) -> list[tuple[str, str]]:
     """What one types after a run, each with what it does."""
-    typed = [word for word in sys.argv[1:] if not word.startswith(("router=", "-", "force="))]
+    typed = [as_typed(word) for word in sys.argv[1:] if not word.startswith(("router=", "-", "force="))]
     other = "soft" if cfg.router.name != "soft" else "softmax_ec"
     return [
         (f"moe-bench report {cfg.runs_dir}", "the table of all runs"),

@@ -8,6 +8,7 @@ the result again changes nothing, so ranks and cells that inherit the command li
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -33,6 +34,13 @@ def normalise(words: Sequence[str], groups: Mapping[str, Collection[str]]) -> li
         groups: option names by group.
     """
     return [_normalise_word(word, groups) for word in words]
+
+
+def as_typed(word: str) -> str:
+    """A normalised word as one types it in a shell: numbers have their quotes for Hydra only."""
+    key, equals, value = word.partition("=")
+    values = (bare if NUMBER.fullmatch(bare := v.strip("'")) else v for v in value.split(","))
+    return shlex.quote(f"{key}{equals}{','.join(values)}")
 
 
 def _normalise_word(word: str, groups: Mapping[str, Collection[str]]) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_bench.config.argv import normalise
+from moe_bench.config.argv import as_typed, normalise
 
 GROUPS = {"router": {"soft", "sinkhorn_ec"}, "capacity": {"1", "2"}, "model": {"tiny", "7"}}
 
@@ -63,3 +63,17 @@ def test_normalising_twice_changes_nothing_more(keys: list[str], data: st.DataOb
     values = st.text(alphabet="12.,e-ab/{}~[] ", max_size=12)
     once = normalise([f"{key}={data.draw(values)}" for key in keys], GROUPS)
     assert normalise(once, GROUPS) == once
+
+
+@pytest.mark.parametrize(
+    ("normalised", "typed"),
+    [
+        ("capacity='2'", "capacity=2"),
+        ("capacity='1','2'", "capacity=1,2"),
+        ("recipe.lr=1e-3", "recipe.lr=1e-3"),
+        ("probe.sets=[a b]", "'probe.sets=[a b]'"),
+        ("data.train='{0..3}.tar'", "'data.train='\"'\"'{0..3}.tar'\"'\"''"),
+    ],
+)
+def test_a_word_is_shown_as_one_types_it_in_a_shell(normalised: str, typed: str) -> None:
+    assert as_typed(normalised) == typed
