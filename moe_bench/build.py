@@ -240,7 +240,13 @@ def fit(cfg: Config, at: Place, data: ImageData, folder: RunFolder, signals: Sto
         accumulation=accumulation(r.batch, at.world, data.device_batch),
         callbacks=[
             throughput,
-            RoutingTelemetry(folder.routing, run.log_every, r.batch),
+            RoutingTelemetry(
+                folder.routing,
+                run.log_every,
+                r.batch,
+                detailed=run.telemetry == "detailed",
+                say=partial(console.print, style="yellow", soft_wrap=True),
+            ),
             progress,
             Heartbeat(folder),
             measures.validation,

@@ -25,6 +25,7 @@ PRECISIONS = ("auto", "32", "bf16")
 L2_POLICIES = ("fixed", "best", "heldout")
 ACCELERATORS = ("auto", "cpu", "gpu")
 STRATEGIES = ("auto",)
+TELEMETRIES = ("brief", "detailed")
 RESUMES = ("auto", "never", "must")
 LOGGERS = ("wandb", "none")
 LOGGER_MODES = ("auto", "online", "offline")
@@ -186,6 +187,7 @@ class RuntimeConfig:
     resume: str = "auto"  # one of RESUMES
     keep_checkpoints: int = 2
     log_every: int = 10  # steps between rows of metrics.jsonl
+    telemetry: str = "brief"  # one of TELEMETRIES; "detailed": vectors of each layer at validation, W&B included
     deterministic: bool = False
     memory_gb: float | None = None  # what a run may use; None: what is free
 
@@ -237,6 +239,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "runtime.accelerator": ACCELERATORS,
     "runtime.strategy": STRATEGIES,
     "runtime.resume": RESUMES,
+    "runtime.telemetry": TELEMETRIES,
     "logger.name": LOGGERS,
     "logger.mode": LOGGER_MODES,
 }

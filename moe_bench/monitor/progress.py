@@ -120,11 +120,12 @@ def figures(metrics: Mapping[str, Any], images_per_s: float | None, left_s: floa
 
 
 def routing_figure(metrics: Mapping[str, Any]) -> list[str]:
-    """The one fact about routing: who is left out or, where routers leave nobody out, how uneven the load is."""
-    if (uncovered := _value(metrics, "routing/uncovered")) is not None:
-        return [f"{percent(uncovered)} of tokens uncovered"]
-    load = _value(metrics, "routing/load/max")
-    return [] if load is None else [f"busiest expert {load:.1f}× fair share"]
+    """The one fact about routing: whom token choice drops, whom experts leave out, how far Soft MoE mixes."""
+    for name, words in (("dropped_tokens", "dropped"), ("uncovered", "uncovered")):
+        if (share := _value(metrics, f"routing/{name}")) is not None:
+            return [f"{percent(share)} of tokens {words}"]
+    mixed = _value(metrics, "routing/tokens_per_slot")
+    return [] if mixed is None else [f"a slot mixes {mixed:.1f} tokens"]
 
 
 def validation_figures(metrics: Mapping[str, Any]) -> list[str]:

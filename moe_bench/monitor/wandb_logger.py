@@ -28,6 +28,7 @@ SERVER = "https://api.wandb.ai"
 REACH_S = 2.0
 INIT_S = 5.0
 FINISH_S = 30.0
+BARS = 512  # the most that W&B puts in a histogram
 
 
 class WandbLogger(Logger):
@@ -80,6 +81,17 @@ class WandbLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = {**metrics, "step": step, "samples_seen": (step or 0) * self._batch}
         self._safely(lambda: self._started().log(row))
+
+    @rank_zero_only
+    def log_bars(self, bars: Mapping[str, Sequence[float]], step: int) -> None:
+        """Each name as a histogram whose nth bar is the nth of at most BARS numbers."""
+
+        def act() -> None:
+            histogram = importlib.import_module("wandb").Histogram
+            drawn = {name: histogram(np_histogram=(v, list(range(len(v) + 1)))) for name, v in bars.items()}
+            self._started().log({**drawn, "step": step, "samples_seen": step * self._batch})
+
+        self._safely(act)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The settings are given to ``__init__``."""

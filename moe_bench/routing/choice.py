@@ -52,7 +52,9 @@ def token_choice(
 
     slots = torch.full((groups, experts * capacity + 1), tokens, device=affinity.device)
     slots = slots.scatter(1, seat, token)[:, :-1].view(groups, experts, capacity)
-    return Routing.of(slots, affinity, weights, demand=asks.sum(1)[:, :-1], mask=mask, holes=True)
+    wishes = torch.full_like(queue, k) if wanted is None else wanted.gather(-1, chosen).sum(-1)
+    wishes = wishes if mask is None else wishes * mask
+    return Routing.of(slots, affinity, weights, demand=asks.sum(1)[:, :-1], mask=mask, holes=True, wishes=wishes)
 
 
 def expert_choice(affinity: Tensor, weights: Tensor, capacity: int, mask: Tensor | None = None) -> Routing:

@@ -32,12 +32,21 @@ class Routing:
     gates: Tensor  # (G, T, E), detached, from which weights were taken
     demand: Tensor  # (G, E) int64: tokens that asked for each expert (token choice) or that it took (expert choice)
     mask: Tensor | None = None  # (G, T) bool, True for real tokens
+    wishes: Tensor | None = None  # (G, T) int64: experts that each token asked for; None where it is experts who ask
+    logits: Tensor | None = None  # (G, T, E), detached: what the router's gate said, if it has one; for telemetry
     losses: dict[str, Tensor] = field(default_factory=dict)  # (G,) each, unweighted
     aux_loss: Tensor | None = None  # (G,), their weighted sum
 
     @classmethod
     def of(
-        cls, slots: Tensor, affinity: Tensor, weights: Tensor, demand: Tensor, mask: Tensor | None, holes: bool
+        cls,
+        slots: Tensor,
+        affinity: Tensor,
+        weights: Tensor,
+        demand: Tensor,
+        mask: Tensor | None,
+        holes: bool,
+        wishes: Tensor | None = None,
     ) -> Routing:
         """From the token in each slot of each group, ``slots`` (G, E, C), with T in an empty one."""
         groups, tokens, experts = affinity.shape
@@ -46,7 +55,7 @@ class Routing:
         token = token.transpose(0, 1).reshape(experts, -1)
         weights_by_expert = F.pad(weights.flatten(0, 1), (0, 0, 0, 1)).mT  # (E, G·T + 1), the last for empty slots
         weight = weights_by_expert.gather(-1, token)
-        return cls(token, weight, holes, affinity.detach(), weights.detach(), demand, mask)
+        return cls(token, weight, holes, affinity.detach(), weights.detach(), demand, mask, wishes)
 
     def dispatch(self, x: Tensor) -> Tensor:
         """The tokens ``x`` (G, T, D) in their slots (E, G·C, D); empty slots are zero. Same dtype."""
@@ -81,9 +90,13 @@ class Routing:
         dispatch, combine = (torch.stack([d[g, :, :, g] for g in range(groups)]) for d in dense)
         return dispatch, combine
 
-    def stats(self) -> dict[str, Tensor]:
-        """Telemetry: names and scalars, without waiting for the device. See ``stats.sparse_stats``."""
-        return stats.sparse_stats(self.token, self.weight, self.affinity, self.gates, self.demand, self.mask)
+    def tally(self, detail: bool = False) -> stats.Tally:
+        """Telemetry that adds up over batches, without waiting for the device."""
+        return stats.sparse_tally(self, detail)
+
+    def stats(self, detail: bool = False) -> dict[str, Tensor]:
+        """Telemetry: names and scalars, with ``detail`` some vectors too, without waiting for the device."""
+        return self.tally(detail).figures(detail)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +128,10 @@ class SoftRouting:
         """The paper's dispatch and combine tensors, each (G, T, E, C)."""
         return self.mixture, self.share
 
-    def stats(self) -> dict[str, Tensor]:
-        """Telemetry: names and scalars, without waiting for the device. See ``stats.soft_stats``."""
-        return stats.soft_stats(self.mixture, self.share, self.mask)
+    def tally(self, detail: bool = False) -> stats.Tally:
+        """Telemetry that adds up over batches, without waiting for the device."""
+        return stats.soft_tally(self, detail)
+
+    def stats(self, detail: bool = False) -> dict[str, Tensor]:
+        """Telemetry: names and scalars, with ``detail`` some vectors too, without waiting for the device."""
+        return self.tally(detail).figures(detail)

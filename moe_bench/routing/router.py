@@ -118,7 +118,8 @@ class SparseRouter(nn.Module):
 
         losses = self._losses(clean, noisy, noise_std, mask)
         weighted = [self.loss_weights[name] * loss for name, loss in losses.items()]
-        return dataclasses.replace(routing, losses=losses, aux_loss=torch.stack(weighted).sum(0) if weighted else None)
+        aux_loss = torch.stack(weighted).sum(0) if weighted else None
+        return dataclasses.replace(routing, logits=clean.detach(), losses=losses, aux_loss=aux_loss)
 
     def _logits(self, x: Tensor) -> Tensor:
         """XW (G, T, E), float32 whatever the autocast."""

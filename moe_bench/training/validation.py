@@ -61,7 +61,7 @@ class Validation(Periodic):
 def sums(module: LitViT, batch: Batch) -> Tensor:
     """Over the valid images of a batch: loss, right answers, images. float64 (3,)."""
     valid = batch["valid"]
-    logits = module.model(batch["image"], valid=valid)
+    logits = module.model(batch["image"], valid=valid, detail=True).logits  # in detail for who watches the routing
     loss = losses(logits, targets(batch["label"], module.num_classes, module.loss), module.loss)
     right = correct(logits, batch["label"])
     return torch.stack([loss[valid].double().sum(), right[valid].double().sum(), valid.double().sum()])

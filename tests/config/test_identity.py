@@ -34,6 +34,7 @@ def test_the_ids_of_the_papers_grid_never_change() -> None:
         "capacity=1.0",
         "runtime=cpu",
         "runtime.workers=7",
+        "runtime.telemetry=detailed",
         "logger=none",
         "runs_dir=/elsewhere",
         "force=true",

@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch import Callback
 from rich.console import Console
 
-from moe_bench.config.schema import SoftRouterConfig
+from moe_bench.config.schema import RouterConfig, SoftRouterConfig, SparseRouterConfig
 from moe_bench.monitor.console import make_console
 from moe_bench.monitor.progress import RunProgress, figures, routing_figure
 from moe_bench.monitor.telemetry import RoutingTelemetry
@@ -66,10 +66,20 @@ def test_the_bar_lets_go_of_the_terminal_when_a_run_fails(tmp_path: Path) -> Non
     assert out.getvalue().rstrip().endswith("\x1b[?25h")  # the cursor is shown again
 
 
-def test_a_soft_router_shows_its_busiest_expert(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("router", "words"),
+    [
+        (SparseRouterConfig(choice="token"), r"\d+\.\d % of tokens dropped"),
+        (SparseRouterConfig(choice="expert"), r"\d+\.\d % of tokens uncovered"),
+        (SoftRouterConfig(), r"a slot mixes \d+\.\d tokens"),
+    ],
+)
+def test_each_kind_of_router_shows_one_figure(tmp_path: Path, router: RouterConfig, words: str) -> None:
     out = io.StringIO()
-    shown(make_console(out), tmp_path, steps=4, router=SoftRouterConfig())
-    assert re.search(r"busiest expert \d+\.\d× fair share", out.getvalue())
+    shown(make_console(out), tmp_path, steps=4, router=router)
+    last = next(line for line in out.getvalue().splitlines() if line.startswith("step 4/4 · loss"))
+    assert re.search(f" · {words}$", last)
+    assert len(re.findall(r"tokens", last)) == 1
 
 
 def test_a_phase_is_visible_in_a_pipe() -> None:

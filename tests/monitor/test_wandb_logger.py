@@ -6,13 +6,14 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from moe_bench.monitor.telemetry import RoutingTelemetry
 from moe_bench.monitor.wandb_logger import WandbLogger, choose_mode
 
 from .tiny import BATCH, fit
@@ -37,6 +38,15 @@ def logger(folder: Path, said: list[str], **options: Any) -> WandbLogger:
     return WandbLogger(folder, project="moe-bench", batch=BATCH, say=said.append, **{"config": {}, **options})
 
 
+def missing(folder: Path, wanted: Sequence[bytes]) -> list[bytes]:
+    """What W&B's file in ``folder`` does not have. Its service may write the last of it after a run has ended."""
+    (stored,) = (folder / "wandb").glob("offline-run-*/run-run-id.wandb")
+    until = time.monotonic() + 20
+    while (absent := [text for text in wanted if text not in stored.read_bytes()]) and time.monotonic() < until:
+        time.sleep(0.1)
+    return absent
+
+
 def test_a_run_without_a_key_is_kept_offline_in_its_folder_and_one_line_says_how_to_upload(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,14 +61,21 @@ def test_a_run_without_a_key_is_kept_offline_in_its_folder_and_one_line_says_how
     assert wandb.failures == 0
     (line,) = said
     assert line.startswith("W&B: offline (no key for api.wandb.ai); to upload: wandb sync")
-    (stored,) = (tmp_path / "run-id" / "wandb").glob("offline-run-*/run-run-id.wandb")
-    content = stored.read_bytes()
-    for wanted in (b"samples_seen", b"train/loss", b"val/prec1", b"grid", b"soft"):
-        assert wanted in content
+    assert missing(tmp_path / "run-id", (b"samples_seen", b"train/loss", b"val/prec1", b"grid", b"soft")) == []
     files = [path for path in (tmp_path / "run-id").rglob("*") if path.is_file()]
     assert not any(b"canary" in path.read_bytes() for path in files)
     printed = capfd.readouterr()
     assert "wandb" not in printed.out + printed.err
+
+
+def test_detailed_telemetry_is_there_as_numbers_and_histograms_of_each_layer(tmp_path: Path) -> None:
+    said: list[str] = []
+    wandb = logger(tmp_path / "run-id", said)
+    fit(tmp_path, 4, loggers=[wandb], callbacks=[RoutingTelemetry(tmp_path, 2, BATCH, detailed=True)])
+    wandb.close()
+    assert (wandb.failures, len(said)) == (0, 1)
+    wanted = (b"routing/worst/uncovered", b"routing/blocks.1/uncovered", b"routing/blocks.1/load", b"histogram")
+    assert missing(tmp_path / "run-id", wanted) == []
 
 
 def test_a_missing_package_is_told_once_and_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

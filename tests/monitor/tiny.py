@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +12,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.profilers import Profiler
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from moe_bench.config.schema import CapacityConfig, ModelConfig, RouterConfig, SparseRouterConfig
 from moe_bench.model import from_config
@@ -51,20 +54,39 @@ def fit(
     pieces: int = 1,
     eval_every: int = 0,
     router: RouterConfig | None = None,
+    checkpointed: bool = False,
+    ranks: int = 1,
 ) -> Trainer:
-    """Train for ``steps`` and validate at the end."""
+    """Train for ``steps`` and validate at the end.
+
+    ``checkpointed`` blocks are computed again in the backward pass. With ``ranks`` each has its part of every batch and
+    of the validation set; Lightning starts the other processes by the same command line.
+    """
+    torch.manual_seed(0)
     model = from_config(SIZES, router or SparseRouterConfig(), CapacityConfig(group_images=4), CLASSES)
     schedule = Schedule("cosine", 1e-3, steps, warmup=2)
     module = LitViT(model, Optimization(schedule), num_classes=CLASSES)
+    if checkpointed:
+        for block in model.blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
     trainer = make_trainer(
-        resolve("cpu"),
+        replace(resolve("cpu"), devices=ranks, strategy="ddp" if ranks > 1 else "auto"),
         steps=steps,
         accumulation=pieces,
-        callbacks=[*callbacks, Validation(lambda: DataLoader(Noise(VAL), 4), VAL, every=eval_every)],
+        callbacks=[
+            *callbacks,
+            Validation(lambda: part(Noise(VAL), 4, trainer.global_rank, ranks), VAL, every=eval_every),
+        ],
         loggers=loggers,
         log_every=log_every,
         folder=folder,
         profiler=profiler,
     )
-    trainer.fit(module, DataLoader(Noise(steps * BATCH), BATCH // pieces))
+    trainer.fit(module, part(Noise(steps * BATCH), BATCH // pieces // ranks, trainer.global_rank, ranks))
     return trainer
+
+
+def part(data: Noise, batch: int, rank: int, ranks: int) -> DataLoader[dict[str, Tensor]]:
+    """Of the batches of ``data``, those of a rank."""
+    mine = [i for i in range(len(data)) if i // batch % ranks == rank]
+    return DataLoader(Subset(data, mine), batch)

@@ -92,7 +92,7 @@ def test_the_sparse_router_asks_by_token_for_what_the_plan_gives() -> None:
     router = SparseRouter(16, 4, affinity="sparse", choice="token", capacity=Capacity(2.0))
     routing = router(tokens_of())
     assert not (routing.tensors()[0].sum(-1) * (routing.affinity == 0)).any()
-    assert routing.stats()["dropped"] == 0
+    assert routing.stats()["dropped_wishes"] == 0
     assert (routing.demand.sum(-1) < 32 * 2).any()  # rows of one nonzero ask once, although k is 2
 
 
