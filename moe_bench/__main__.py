@@ -1,10 +1,26 @@
-"""``python -m moe_bench`` is the command ``moe-bench``."""
+"""The command ``moe-bench``, also as ``python -m moe_bench``. Nothing is imported before Ctrl-C has its answer."""
 
 from __future__ import annotations
 
+import os
 import sys
 
-from moe_bench.cli import main
+try:
+    from moe_bench import interrupt
+except KeyboardInterrupt:
+    os._exit(130)
+
+
+def main() -> int:
+    """Entry point of the console script. Returns the exit code."""
+    return interrupt.answered(_load)
+
+
+def _load() -> interrupt.Command:
+    from moe_bench.cli import main
+
+    return main
+
 
 if __name__ == "__main__":
     sys.exit(main())

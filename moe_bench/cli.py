@@ -34,7 +34,7 @@ VERBS = {
 
 
 def main() -> int:
-    """Entry point of the console script and of ``python -m moe_bench``. Returns the exit code."""
+    """The whole command, from ``sys.argv`` to its exit code (see ``__main__`` for how it is started)."""
     return guarded(lambda: dispatch(sys.argv[1:]))
 
 

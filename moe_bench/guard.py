@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from moe_bench import interrupt
 from moe_bench.errors import EXIT_SIGINT, MoeBenchError
 
 DEBUG_VARIABLE = "MOE_BENCH_DEBUG"
@@ -32,15 +33,14 @@ def guarded(action: Callable[[], int], folder: Path | None = None) -> int:
         _print_traceback_if_asked()
         print(f"moe-bench: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        _print_traceback_if_asked()
-        print("moe-bench: interrupted", file=sys.stderr)
-        return EXIT_SIGINT
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_SIGPIPE
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         _print_traceback_if_asked()
+        if isinstance(error, KeyboardInterrupt) or interrupt.received():
+            print("moe-bench: interrupted", file=sys.stderr)
+            return EXIT_SIGINT
         last = traceback.format_exception_only(error)[-1].strip()
         print(f"moe-bench: a bug, sorry: {last}\nThe traceback is in {_keep_traceback(folder)}", file=sys.stderr)
         return 1

@@ -1,0 +1,79 @@
+"""Ctrl-C, as early as it can come and in places where Python loses it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+QUICK = ["debug=fast", "model.image_size=32", "logger=none", "runtime.workers=0"]
+
+
+def run(code: str, *words: str, cwd: Path, ignored: bool = False) -> subprocess.Popen[str]:
+    """Start Python on ``code``; with SIGINT ignored from the start, as by a shell for a command in the background."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        pipe = subprocess.PIPE
+        return subprocess.Popen([sys.executable, "-c", code, *words], cwd=cwd, stdout=pipe, stderr=pipe, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def console_script() -> str:
+    """What the package installer makes of our entry point, with a first line that says that it has begun."""
+    module, _, function = tomllib.loads(PYPROJECT.read_text())["project"]["scripts"]["moe-bench"].partition(":")
+    return f"print('begun', flush=True)\nimport sys\nfrom {module} import {function}\nsys.exit({function}())"
+
+
+@pytest.mark.parametrize("after_ms", range(0, 301, 30))
+def test_an_early_ctrl_c_is_exit_code_130_and_no_traceback(tmp_path: Path, after_ms: int) -> None:
+    with run(console_script(), *QUICK, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(after_ms / 1000)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()
+    assert process.returncode == 130, said
+    assert "Traceback" not in "".join(said)
+    assert said[1].count("interrupted") <= 1
+
+
+def within(command: str) -> str:
+    """Code that runs ``command``, the body of a function, as the console script does."""
+    return (
+        "import os, signal, sys\nfrom moe_bench import guard, interrupt\n"
+        f"def command():\n    {command}\n    print('done')\n    return 0\n"
+        "sys.exit(interrupt.answered(lambda: lambda: guard.guarded(command)))"
+    )
+
+
+CTRL_C = "os.kill(os.getpid(), signal.SIGINT)"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        CTRL_C,
+        f"type('T', (), {{'__del__': lambda self: {CTRL_C}}})()",
+        f"try: {CTRL_C}\n    except KeyboardInterrupt: raise ImportError('half imported')",
+    ],
+    ids=["plainly", "in a callback of the interpreter", "made an error by a library"],
+)
+def test_ctrl_c_is_never_lost_nor_taken_for_a_bug(tmp_path: Path, command: str) -> None:
+    with run(within(command), cwd=tmp_path) as process:
+        assert process.communicate() == ("", "moe-bench: interrupted\n")
+    assert process.returncode == 130
+
+
+def test_a_command_in_the_background_goes_on(tmp_path: Path) -> None:
+    with run(within(CTRL_C), cwd=tmp_path, ignored=True) as process:
+        assert process.communicate() == ("done\n", "")
+    assert process.returncode == 0
