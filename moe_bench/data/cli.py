@@ -1,4 +1,4 @@
-"""The verb ``shards``: look into shards, or make them from pictures."""
+"""The verb ``shards``: look into shards, decode all that is in them, or make them from pictures."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_bench.errors import ConfigError
+from moe_bench.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from moe_bench.data.index import ShardIndex
 
 EXAMPLES = """\
 examples:
   moe-bench shards index DIR                          all splits of a data set folder
   moe-bench shards index 'DIR/train-{000..031}.tar'   shards by pattern; also wildcards and http(s), s3, gs URLs
+  moe-bench shards verify DIR                         decodes every picture; names those that are damaged
   moe-bench shards make --folder PHOTOS --val-share 0.05 --out DIR
   moe-bench shards make --torchvision CIFAR10 --root DOWNLOADED --split train --split test --out DIR
 """
@@ -34,14 +37,19 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = parser.add_subparsers(required=True, metavar="index|make")
+    verbs = parser.add_subparsers(required=True, metavar="index|verify|make")
     index = verbs.add_parser("index", help="read, check and count shards; the result is kept for training")
-    index.add_argument("source", nargs="+", help="a data set folder, or shards: paths, patterns, URLs")
-    index.add_argument("--labels", choices=("single", "multi"), default="single", help="as data.labels (single)")
-    index.add_argument("--label-key", default="label", help="where a .json keeps its label (label)")
-    index.add_argument("--num-classes", type=int, help="labels must be below it (from meta.json)")
-    index.add_argument("--cache-dir", help="where indexes and fetched shards are kept ($MOE_BENCH_CACHE)")
     index.set_defaults(run=_index)
+    verify = verbs.add_parser("verify", help="decode every picture and name those that cannot be; exit code 3 if any")
+    verify.add_argument("--max-pixels", type=int, help="as data.max_pixels: a larger picture counts as damaged")
+    verify.add_argument("--workers", type=int, help="processes that decode (one a core)")
+    verify.set_defaults(run=_verify)
+    for reader in (index, verify):
+        reader.add_argument("source", nargs="+", help="a data set folder, or shards: paths, patterns, URLs")
+        reader.add_argument("--labels", choices=("single", "multi"), default="single", help="as data.labels (single)")
+        reader.add_argument("--label-key", default="label", help="where a .json keeps its label (label)")
+        reader.add_argument("--num-classes", type=int, help="labels must be below it (from meta.json)")
+        reader.add_argument("--cache-dir", help="where indexes and fetched shards are kept ($MOE_BENCH_CACHE)")
     make = verbs.add_parser("make", help="write shards and meta.json from pictures")
     source = make.add_mutually_exclusive_group(required=True)
     source.add_argument("--folder", type=Path, help="one sub-folder a class, or train/ and val/ or test/ of such")
@@ -56,27 +64,58 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _index(arguments: argparse.Namespace) -> int:
+def _splits(arguments: argparse.Namespace) -> Iterator[tuple[str, ShardIndex]]:
+    """(split, index) for all that is named; "" is the split of shards that are named one by one."""
     from moe_bench.data.index import open_split
     from moe_bench.data.sources import split_of, splits_in
-    from moe_bench.data.summary import write_summary
 
     source = arguments.source[0]
     if len(arguments.source) == 1 and Path(source).expanduser().is_dir():
         splits = {split: split_of(source, split) for split in splits_in(Path(source).expanduser())}
     else:
         splits = {"": arguments.source}
-    rows, places = [], []
     for split, shards in splits.items():
         index = open_split(
             shards, labels=arguments.labels, label_key=arguments.label_key, cache_dir=arguments.cache_dir
         )
         if arguments.num_classes:
             index.check_labels(arguments.num_classes)
+        yield split, index
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    from moe_bench.data.summary import write_summary
+
+    rows, places = [], []
+    for split, index in _splits(arguments):
         rows.append(_row(split, index))
         places.append(write_summary(index, arguments.cache_dir))
     _print_table(["split", "shards", "pictures", "classes", "labels", "MiB", "other members"], rows)
     print(f"written to {', '.join(sorted({str(place) for place in places}))}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from moe_bench.data.decode import MAX_PIXELS
+    from moe_bench.data.progress import progress
+    from moe_bench.data.verify import faults
+
+    found: list[str] = []
+    pictures = 0
+    for split, index in _splits(arguments):
+        pictures += len(index)
+        limits = {"max_pixels": arguments.max_pixels or MAX_PIXELS, "workers": arguments.workers}
+        before = len(found)
+        try:
+            with progress(f"decoding {split}".rstrip(), len(index), "pictures") as advance:
+                found.extend(faults(index, **limits, advance=advance))
+        finally:  # when it is interrupted too; not before, for a bar is drawn meanwhile
+            print(*found[before:], sep="\n", end="\n" * (len(found) > before))
+    if found:
+        raise DataError(
+            f"{len(found):,} of {pictures:,} pictures are damaged; replace them and make their shards again"
+        )
+    print(f"all {pictures:,} pictures can be decoded")
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from moe_bench.data.dataset import Batch, Pictures, Request
 from moe_bench.data.decode import MAX_PIXELS, evaluation_transform, squeeze_transform
@@ -27,11 +27,14 @@ def default_workers(devices: int = 1) -> int:
 
 
 class BatchLoader(DataLoader[Batch]):
-    """A DataLoader over Pictures that raises a worker's error as it was, and names a worker's death."""
+    """A DataLoader over Pictures that raises a worker's error as it was, and names a worker's death.
 
-    def __init__(self, pictures: Pictures, requests: Sampler[list[Request]], workers: int | None) -> None:
+    ``pictures`` may be any data set that takes requests and gives back what prevented it as a MoeBenchError.
+    """
+
+    def __init__(self, pictures: Dataset[Any], requests: Sampler[list[Request]], workers: int | None) -> None:
         super().__init__(
-            pictures,  # type: ignore[arg-type]  # errors among its batches are raised below
+            pictures,
             batch_size=None,  # the sampler gives whole batches
             sampler=requests,
             num_workers=default_workers() if workers is None else workers,

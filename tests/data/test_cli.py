@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from moe_bench.data.cli import run
+from moe_bench.data.index import open_split
 from moe_bench.errors import ConfigError, DataError
 from tests.data.shards import write_shards
 from tests.data.test_make import photos
@@ -32,6 +33,44 @@ def test_index_takes_patterns_and_checks_the_number_of_classes(
     assert capsys.readouterr().out.splitlines()[1].split()[:6] == ["-", "2", "4", "3", "of", "3"]
     with pytest.raises(DataError, match="out of range for 2 classes"):
         run(["index", pattern, "--num-classes", "2"])
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_verify_decodes_every_picture_and_names_each_that_is_damaged(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: str
+) -> None:
+    write_shards(tmp_path, [5, 80])
+    write_shards(tmp_path, [3], split="val")
+    assert run(["verify", str(tmp_path), "--workers", workers]) == 0
+    said = capfd.readouterr()
+    assert said.out == "all 88 pictures can be decoded\n"
+    assert "decoding train: 85 of 85 pictures\n" in said.err
+    damaged = {("train-000000.tar", 2): "k2", ("train-000001.tar", 79): "k84", ("val-000000.tar", 0): "k0"}
+    for shard, picture in damaged:
+        damage(tmp_path / shard, picture)
+    with pytest.raises(DataError, match=r"3 of 88 pictures are damaged"):
+        run(["verify", str(tmp_path), "--workers", workers])
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split(" ")[0] for line in lines] == [
+        f"{tmp_path}/{shard}:{key}" for (shard, _), key in damaged.items()
+    ]
+    assert all("is not a whole JPEG, PNG or WebP picture: " in line for line in lines)
+
+
+def damage(shard: Path, picture: int) -> None:
+    """Overwrite the middle of one picture with zeros."""
+    index = open_split([str(shard)], progress=False)
+    first, size = int(index.offsets[picture]), int(index.sizes[picture])
+    with shard.open("r+b") as file:
+        file.seek(first + size // 2)
+        file.write(bytes(size // 2))
+
+
+def test_a_picture_beyond_the_limit_counts_as_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shards(tmp_path, [2])
+    with pytest.raises(DataError, match="2 of 2"):
+        run(["verify", str(tmp_path), "--max-pixels", "3", "--workers", "0"])
+    assert "more than data.max_pixels=3" in capsys.readouterr().out
 
 
 def test_make_writes_a_data_set_that_index_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
