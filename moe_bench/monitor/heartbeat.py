@@ -1,8 +1,9 @@
-"""status.json while a run trains: step, time left, and a heartbeat that tells a live run from a dead one."""
+"""status.json while a run trains: the step and the time left."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,25 +11,40 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from moe_bench.monitor.folder import RunFolder
 
 EVERY_S = 10.0
+RECENT_S = 30.0
 
 
 class Eta:
-    """Seconds left, from the wall clock of this attempt: validation and probes are in it, as they are in the wait."""
+    """Seconds left at the speed of late, from the wall clock: validation and probes are in it, as they are in the wait.
+
+    Of late is the last quarter of this attempt, and ``RECENT_S`` seconds at least. The first step does not count: it
+    waits for the first pictures, and first passes are slow.
+    """
 
     def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._from = 0
+        self._started = 0.0
+        self._first = 0
+        self._marks: deque[tuple[float, int]] = deque()  # (when, step), the oldest just before what is recent
 
     def start(self, step: int) -> None:
-        self._started, self._from = time.monotonic(), step
+        """Training begins, after ``step`` steps of earlier attempts."""
+        self._started, self._first = time.monotonic(), step
+        self._marks.clear()
 
     def seconds(self, step: int, steps: int) -> float | None:
-        done = step - self._from
-        return None if done <= 0 else (time.monotonic() - self._started) / done * (steps - step)
+        """At the end of ``step``; None while there is nothing to go by."""
+        now = time.monotonic()
+        recent = max(RECENT_S, (now - self._started) / 4)
+        while len(self._marks) > 1 and self._marks[1][0] <= now - recent:
+            self._marks.popleft()
+        if step > self._first and (not self._marks or now - self._marks[-1][0] > recent / 100):
+            self._marks.append((now, step))
+        when, then = self._marks[0] if self._marks else (now, step)
+        return (now - when) / (step - then) * (steps - step) if step > then else None
 
 
 class Heartbeat(Callback):
-    """Writes at most every ``every_s`` seconds, in training and in validation; only rank 0."""
+    """Writes at most every ``every_s`` seconds; only rank 0."""
 
     def __init__(self, folder: RunFolder, every_s: float = EVERY_S) -> None:
         self._folder = folder
@@ -41,9 +57,6 @@ class Heartbeat(Callback):
         self._write(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        self._beat(trainer)
-
-    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
         self._beat(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -7,9 +7,10 @@ import pytest
 from lightning.pytorch import Callback
 
 from moe_bench.errors import CheckpointError
+from moe_bench.monitor import heartbeat
 from moe_bench.monitor.atomic import read_json
 from moe_bench.monitor.folder import RunFolder
-from moe_bench.monitor.heartbeat import Heartbeat
+from moe_bench.monitor.heartbeat import Eta, Heartbeat
 
 from .tiny import fit
 
@@ -34,7 +35,25 @@ def test_status_follows_the_steps_with_the_time_left(tmp_path: Path) -> None:
         look = Look(folder.status_json)
         fit(tmp_path, 4, callbacks=[Heartbeat(folder, every_s=0), look])
     assert [(status["step"], status["steps"]) for status in look.seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert look.seen[0]["eta_s"] > look.seen[3]["eta_s"] == 0
+    assert look.seen[0]["eta_s"] is None  # the first step is no measure of the others
+    assert look.seen[1]["eta_s"] > look.seen[3]["eta_s"] == 0
+
+
+def test_the_time_left_follows_the_speed_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: clock)
+    eta = Eta()
+    eta.start(100)
+    clock = 500.0  # a first step that waited
+    assert eta.seconds(101, 1000) is None
+    for step in range(102, 201):  # ten seconds a step while the machine is shared
+        clock += 10
+        left = eta.seconds(step, 1000)
+    assert left == pytest.approx(10 * 800)
+    for step in range(201, 701):  # and one second from then on
+        clock += 1
+        left = eta.seconds(step, 1000)
+    assert left == pytest.approx(300)
 
 
 def test_status_is_not_written_at_every_step(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ def test_a_rehearsal_leaves_weights_and_gradients_as_they_were() -> None:
     assert all(parameter.grad is None for parameter in module.parameters())
 
 
-@pytest.mark.parametrize(("seconds", "sizes"), [(0.001, [2, 2, 8]), (2.0, [2, 2]), (9.0, [2])])
+@pytest.mark.parametrize(
+    ("seconds", "sizes"), [(0.001, [2, 2, 8, 8, 8, 8, 8]), (1.2, [2, 2, 8, 8, 8, 8, 8]), (2.0, [2, 2]), (9.0, [2])]
+)
 def test_the_full_batch_is_timed_only_where_that_is_soon_done(
     seconds: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -37,3 +39,9 @@ def test_the_full_batch_is_timed_only_where_that_is_soon_done(
     monkeypatch.setattr(rehearse, "_time", timed)
     rehearse.image_seconds(small(), 16, (2, 8), "cpu", "32-true")
     assert seen == sizes
+
+
+def test_a_piece_that_other_work_slowed_down_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.1, 0.1, 3.0, 0.4, 0.9, 0.2, 0.3])
+    monkeypatch.setattr(rehearse, "_time", lambda *_: next(times))
+    assert rehearse.image_seconds(small(), 16, (2, 8), "cpu", "32-true") == 0.2 / 8
