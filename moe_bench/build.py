@@ -231,7 +231,7 @@ def fit(cfg: Config, at: Place, data: ImageData, folder: RunFolder, signals: Sto
         every=r.checkpoint_every,
         keep=run.keep_checkpoints,
         batch=r.batch,
-        about={"run_id": run_id(cfg)},
+        about=lambda: {"run_id": run_id(cfg), "lengths": folder.lengths()},
     )
     wandb = wandb_logger(cfg, folder.path, console)
     trainer = make_trainer(

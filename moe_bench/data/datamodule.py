@@ -45,11 +45,13 @@ def _count_from(trainer: Trainer, micro_batches: int) -> None:
 
     Lightning restores the count of the run that was saved: wrong where this one cuts its steps into other pieces, or
     where that one was saved amid a step. It would then step after a part of the batch, and end early. Before the first
-    batch it completes what was saved in on_train_batch_end by one, which is left for it to do.
+    batch it completes what was saved in on_train_batch_end by one, which is left for it to do. What was saved in
+    on_train_batch_start had fetched a batch that is fetched again.
     """
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress
     total, current = progress.total, progress.current
     at_batch_end = total.ready == total.started == total.processed == total.completed + 1
+    total.ready = total.started
     current.ready = current.started = current.processed = micro_batches
     current.completed = micro_batches - at_batch_end
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from moe_bench.errors import CheckpointError
+from moe_bench.monitor.units import size
 
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
@@ -55,9 +57,18 @@ def write_json(path: Path, value: Any) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise CheckpointError(
-            f"Cannot write {path}: {error.strerror or error}. The file that was there before is intact. "
+            f"Cannot write {path}: {error.strerror or error}; it takes {size(len(data))}, and "
+            f"{size(free_space(path.parent))} are free there. The file that was there before is intact. "
             "Free some space or mend the folder, then type the same command again: it goes on where it stopped."
         ) from error
+
+
+def free_space(folder: Path) -> int | None:
+    """Bytes that we may still write there; None where that cannot be told."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,30 +9,40 @@ Imports no torch, so that a finished run is skipped at once.
 
 from __future__ import annotations
 
+import errno
+import math
 import os
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from moe_bench.config.identity import difference
 from moe_bench.errors import CheckpointError, ConfigError
-from moe_bench.monitor.atomic import FOLDER_MODE, plain, read_json, write_json
+from moe_bench.monitor.atomic import FOLDER_MODE, free_space, plain, read_json, write_json
 from moe_bench.monitor.environment import host, snapshot
 from moe_bench.monitor.lifecycle import Checkpoint, Start, begin, outcome, skip
 from moe_bench.monitor.lock import FolderLock, now
+from moe_bench.monitor.pulse import Pulse
 from moe_bench.monitor.rows import cut_after
 from moe_bench.monitor.secrets import redact
+from moe_bench.monitor.units import size
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+BEAT_S = 10.0  # well below LEASE_S, after which another host takes a run for dead
 
 
 class RunFolder:
     """Use as a context: leaving it releases the lock, and an error on the way is written to status.json.
 
-    ``writer`` is True on rank 0 only; on other ranks nothing is locked or written, and ``open`` only looks.
+    ``writer`` is True on rank 0 only; on other ranks nothing is locked or written, and ``open`` only looks. From
+    ``open`` to its end a run that is not skipped has a fresh heartbeat in status.json every ``beat_s`` seconds.
     """
 
-    def __init__(self, path: str | os.PathLike[str], writer: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str], writer: bool = True, beat_s: float = BEAT_S) -> None:
         self.path = Path(path)
         self.writer = writer
         self.run_json = self.path / "run.json"
@@ -42,8 +52,11 @@ class RunFolder:
         self.error_log = self.path / "error.log"
         self.checkpoints = self.path / "checkpoints"
         self.routing = self.path / "routing"
+        self._beat_s = beat_s
+        self._pulse: Pulse | None = None
         self._lock: FolderLock | None = None
         self._status: dict[str, Any] = {}
+        self._one_update = threading.Lock()
 
     def open(
         self,
@@ -73,11 +86,19 @@ class RunFolder:
             self.close()
             raise
 
-    def rewind(self, step: int) -> None:
-        """Drop rows of metrics.jsonl and routing/ beyond ``step`` and a torn last one."""
+    def lengths(self) -> dict[str, int]:
+        """Bytes in each file of rows, by its name within the folder; a checkpoint remembers them for ``rewind``."""
+        return {str(path.relative_to(self.path)): path.stat().st_size for path in self._tables() if path.exists()}
+
+    def rewind(self, step: int, lengths: Mapping[str, int] | None = None) -> None:
+        """Drop rows beyond ``step`` or beyond those ``lengths``, and a torn last one, from every file of rows."""
         if self.writer:
-            for path in (self.metrics_jsonl, *sorted(self.routing.glob("*.jsonl"))):
-                cut_after(path, step)
+            for path in self._tables():
+                name = str(path.relative_to(self.path))
+                cut_after(path, step, math.inf if lengths is None else lengths.get(name, 0))
+
+    def _tables(self) -> list[Path]:
+        return [self.metrics_jsonl, *sorted(self.routing.glob("*.jsonl"))]
 
     def record(self, **fields: Any) -> None:
         """Add ``fields`` to run.json."""
@@ -93,12 +114,14 @@ class RunFolder:
                 f"The run folder {self.path} was moved or deleted while the run was writing it. "
                 "Put it back and type the same command again to go on from its last checkpoint."
             )
-        self._status |= {**fields, "heartbeat": now()}
-        write_json(self.status_json, redact(plain(self._status)))
+        with self._one_update:
+            self._status |= {**fields, "heartbeat": now()}
+            write_json(self.status_json, redact(plain(self._status)))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The run is complete. summary.json is written last."""
         if self.writer:
+            self._stop_pulse()
             self.update(state="finished", exit_code=0, reason=None, ended=now())
             write_json(self.summary_json, redact(plain(summary)))
 
@@ -114,9 +137,15 @@ class RunFolder:
 
     def close(self) -> None:
         """Release the folder. Safe to call twice."""
+        self._stop_pulse()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def _stop_pulse(self) -> None:
+        if self._pulse is not None:
+            self._pulse.stop()
+            self._pulse = None
 
     def __enter__(self) -> RunFolder:
         return self
@@ -125,15 +154,30 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if isinstance(error, FileNotFoundError) and self._lock is not None and not self.run_json.exists():
-                raise CheckpointError(
-                    f"the run folder {self.path} was deleted or moved while it was being written. "
-                    "Put it back, if it is somewhere, and type the same command again"
-                ) from error
-            if error is not None and self._lock is not None and self._status.get("state") == "running":
-                self.fail(error)
+            if error is None or self._lock is None:
+                return
+            told = self._storage_fault(error)
+            if self._status.get("state") == "running":
+                with suppress(OSError, CheckpointError):  # the first error is the one to tell
+                    self.fail(told or error)
+            if told is not None:
+                raise told from error
         finally:
             self.close()
+
+    def _storage_fault(self, error: BaseException) -> CheckpointError | None:
+        """What an error of the file system means for the run; None for all others."""
+        if isinstance(error, FileNotFoundError) and not self.run_json.exists():
+            return CheckpointError(
+                f"the run folder {self.path} was deleted or moved while it was being written. "
+                "Put it back, if it is somewhere, and type the same command again"
+            )
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return CheckpointError(
+                f"the disk is full: {error}; {size(free_space(self.path))} are free at {self.path}. "
+                "Free some space, then type the same command again: it goes on from its last checkpoint"
+            )
+        return None
 
     def _take(self) -> None:
         try:
@@ -171,7 +215,7 @@ class RunFolder:
         return start
 
     def _begin(self, record: dict[str, Any], start: Start) -> None:
-        self.rewind(start.step if start.checkpoint else -1)
+        self.rewind(start.step if start.checkpoint else -1, start.lengths)
         for folder in (self.checkpoints, self.routing):
             folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
         self.error_log.unlink(missing_ok=True)
@@ -187,6 +231,7 @@ class RunFolder:
         write_json(self.run_json, redact(plain({**record, **where, "attempts": [*attempts, attempt]})))
         self._status = {"run_id": self.path.name, "state": "running", "attempt": start.attempt, "step": start.step}
         self.update(pid=os.getpid(), host=host(), started=started, exit_code=None, reason=None)
+        self._pulse = Pulse(self.update, self._beat_s)
 
     def _check_science(self, record: dict[str, Any]) -> None:
         stored = (read_json(self.run_json) or {}).get("science")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,13 +14,16 @@ BY_SIGNAL = {EXIT_SIGINT: "interrupted", EXIT_SIGTERM: "preempted"}
 
 
 class Checkpoint(Protocol):
-    """What is asked of a checkpoint: where it is and which step it holds."""
+    """What is asked of a checkpoint: where it is, which step it holds, and how long the files of rows were then."""
 
     @property
     def path(self) -> Path: ...
 
     @property
     def step(self) -> int: ...
+
+    @property
+    def lengths(self) -> Mapping[str, int] | None: ...
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Start:
     attempt: int = 1
     checkpoint: Path | None = None  # to resume from
     step: int = 0  # of that checkpoint
+    lengths: Mapping[str, int] | None = None  # bytes that each file of rows had then, by name; None: not known
     summary: dict[str, Any] | None = None  # of the finished run that is skipped
 
 
@@ -48,7 +53,7 @@ def begin(old: dict[str, Any], checkpoint: Checkpoint | None, archived: Path | N
     if checkpoint is None:
         return Start("start", f"starting{before}", attempt)
     note = f"resuming from step {checkpoint.step:,}{before}"
-    return Start("resume", note, attempt, checkpoint.path, checkpoint.step)
+    return Start("resume", note, attempt, checkpoint.path, checkpoint.step, checkpoint.lengths)
 
 
 def outcome(error: BaseException) -> tuple[str, int]:

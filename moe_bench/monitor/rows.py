@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
     return rows, len(lines) - len(rows)
 
 
-def cut_after(path: Path, step: int) -> int:
-    """Drop every row beyond ``step`` and a torn last line; returns the number of lines dropped.
+def cut_after(path: Path, step: int, length: float = math.inf) -> int:
+    """Drop what is beyond ``step`` or beyond ``length`` bytes, and a torn last line; returns how many lines that was.
 
-    The file is shortened in place: earlier rows are never rewritten. Rows are in the order of their steps, because each
-    attempt starts by cutting.
+    The length tells apart rows of one and the same step: those that were there when it was saved, and those of
+    measurements after it, which come again. The file is shortened in place: earlier rows are never rewritten. Rows are
+    in the order of their steps, because each attempt starts by cutting.
     """
     try:
         lines = path.read_bytes().splitlines(keepends=True)
@@ -40,7 +42,7 @@ def cut_after(path: Path, step: int) -> int:
     for number, line in enumerate(lines):
         row = _parse(line)
         torn = not line.endswith(b"\n") or (row is None and number == len(lines) - 1)
-        if torn or (row is not None and row.get("step", 0) > step):
+        if torn or keep + len(line) > length or (row is not None and row.get("step", 0) > step):
             os.truncate(path, keep)
             return len(lines) - number
         keep += len(line)

@@ -70,6 +70,16 @@ def gigabytes(value: float | None) -> str:
     return MISSING if value is None or not math.isfinite(value) else f"{value:.1f} GB"
 
 
+def size(value: float | None) -> str:
+    """Bytes of a file or a disk: "12.3 GB" (1e9), "4.5 MB", "812 bytes"."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(value) >= unit:
+            return f"{value / unit:.1f} {name}"
+    return f"{value:.0f} bytes"
+
+
 def significant(value: float | None, digits: int = 3) -> str:
     """A positive figure without exponent where that is readable: 0.00213 → "0.00213"."""
     if value is None or not math.isfinite(value):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,20 @@ class FolderCheckpointIO(CheckpointIO):
 class Checkpointer(Callback):
     """Saves every ``every`` steps (0: not) and after the last one, and keeps the newest ``keep``.
 
-    ``about`` goes into each manifest: plain JSON that says which run this is. Place it after callbacks that write
-    metrics, so that no row of a saved step is missing, and before ``StopAtBoundary``.
+    A step is saved before the next one begins and not when it ends, because Lightning writes a step's row of metrics
+    after its last callback: what is saved has its rows. The last step is saved before the measurements at the end.
+
+    ``about()`` goes into each manifest: plain JSON that says which run this is and what it has written.
     """
 
     def __init__(
-        self, folder: Path, *, every: int = 0, keep: int = 2, batch: int, about: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        *,
+        every: int = 0,
+        keep: int = 2,
+        batch: int,
+        about: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         if keep < 1:
             raise ValueError(f"at least one checkpoint must be kept, not {keep}")
@@ -51,28 +59,30 @@ class Checkpointer(Callback):
         self.every = every
         self.keep = keep
         self.batch = batch
-        self.about = dict(about or {})
-        self.saved: int | None = None  # the step last saved
+        self.about = about
+        self.saved = 0  # the step last saved, or begun with: what is there needs no saving
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             store.clean(self.folder)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
-        step = trainer.global_step
-        if step == trainer.max_steps or (self.every and step % self.every == 0):
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved = trainer.global_step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        at_boundary = batch_idx % trainer.accumulate_grad_batches == 0
+        if at_boundary and self.every and trainer.global_step % self.every == 0:
             self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer)  # the one "epoch" is the whole run
 
     def save(self, trainer: Trainer) -> None:
         """Save now, unless this step is saved already. Every rank must call it."""
         step = trainer.global_step
         if self.saved == step:
             return
-        manifest = {"samples_seen": step * self.batch, "world_size": trainer.world_size, **self.about}
+        manifest = {"samples_seen": step * self.batch, "world_size": trainer.world_size, **self.about()}
         trainer.save_checkpoint(store.step_folder(self.folder, step), storage_options=manifest)
         self.saved = step
         if trainer.is_global_zero:

@@ -51,20 +51,19 @@ def write_state(state: Mapping[str, Any], path: Path) -> tuple[int, str]:
     return hashed.size, hashed.sha256.hexdigest()
 
 
+def bytes_of(state: Any) -> int:
+    """Of all tensors in nested containers, which is about the size of a file of them."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return sum(map(bytes_of, parts))
+
+
 def write_text(path: Path, text: str) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync(folder: Path) -> None:
-    """Make the names in ``folder`` last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sha256_of(file: BinaryIO) -> str:

@@ -76,26 +76,16 @@ class StopSignals:
 
 
 class StopAtBoundary(Callback):
-    """At the first step boundary after a signal: save, then leave. Belongs last among the callbacks.
-
-    It leaves before the next step, because Lightning writes a step's row of metrics only after its callbacks.
-    """
+    """Before the first step after a signal: save, then leave. Belongs last among the callbacks."""
 
     def __init__(self, signals: StopSignals, save: Callable[[Trainer], None]) -> None:
         self.signals = signals
         self.save = save
-        self._saved = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.install()  # Lightning has put its own in place, which end a run with exit code 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._saved:
-            self.signals.check(saved=trainer.global_step)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self.signals.received is not None and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        if self.signals.received is not None and batch_idx % trainer.accumulate_grad_batches == 0:
             self.save(trainer)
-            self._saved = True
+            self.signals.check(saved=trainer.global_step or None)

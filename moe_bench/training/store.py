@@ -19,6 +19,7 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ import torch
 from torch import Tensor
 
 from moe_bench.errors import CheckpointError, SecurityError
-from moe_bench.training.durable import discard, sha256_of, sync, write_state, write_text
+from moe_bench.monitor import units
+from moe_bench.monitor.atomic import free_space, sync_folder
+from moe_bench.training.durable import bytes_of, discard, sha256_of, write_state, write_text
 
 SCHEMA = 1
 STATE, MANIFEST, LAST = "state.ckpt", "manifest.json", "last"
@@ -46,6 +49,11 @@ class Saved:
     def step(self) -> int:
         return int(self.manifest["step"])
 
+    @property
+    def lengths(self) -> dict[str, int] | None:
+        """Bytes that each file of rows had when this was saved."""
+        return self.manifest.get("lengths")
+
 
 def step_folder(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step-{step:08d}"
@@ -63,20 +71,23 @@ def write(state: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any]) -
     parent = folder.parent
     temp = parent / f".{folder.name}.{os.getpid()}.tmp"
     try:
-        parent.mkdir(parents=True, exist_ok=True)
+        parent.mkdir(exist_ok=True)  # without its parents: a run folder that was deleted is not made again
         if not (folder.exists() and damage(folder) is None):
             temp.mkdir()
             size, digest = write_state(state, temp / STATE)
             complete = {"schema": SCHEMA, **manifest, "bytes": size, "sha256": digest}
             write_text(temp / MANIFEST, json.dumps(complete, indent=2) + "\n")
-            sync(temp)
+            sync_folder(temp)
             shutil.rmtree(folder, ignore_errors=True)  # only ever a damaged one
             temp.rename(folder)
-            sync(parent)
+            sync_folder(parent)
         _point(parent, folder.name)
     except OSError as error:
         discard(temp)
-        raise CheckpointError(_refused(folder, error)) from error
+        raise CheckpointError(
+            f"the checkpoint {folder} could not be written: {error}; it takes about {units.size(bytes_of(state))}, and "
+            f"{units.size(free_space(parent))} are free there. Earlier checkpoints are intact."
+        ) from error
 
 
 def latest(checkpoints: Path) -> Saved | None:
@@ -114,11 +125,23 @@ def damage(folder: Path) -> str | None:
             return f"written in format {manifest.get('schema')}, this version reads {SCHEMA}"
         if size != manifest["bytes"]:
             return f"{STATE} has {size} bytes of {manifest['bytes']}"
-        with state.open("rb") as file:
-            found = sha256_of(file)
+        found = _digest(state, _stamp(state))
         return None if found == manifest["sha256"] else f"sha256 of {STATE} is {found[:12]}…, not as written"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """Changes when the file does."""
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@lru_cache(maxsize=8)
+def _digest(file: Path, stamp: tuple[int, ...]) -> str:
+    """The sha256 of a file with that stamp. Kept, since a checkpoint is found first and loaded later."""
+    with file.open("rb") as content:
+        return sha256_of(content)
 
 
 def load(folder: str | os.PathLike[str], *, mmap: bool = False) -> dict[str, Any]:
@@ -205,7 +228,7 @@ def _point(checkpoints: Path, name: str) -> None:
     temp = checkpoints / f".{LAST}.{os.getpid()}.tmp"
     write_text(temp, name + "\n")
     temp.replace(checkpoints / LAST)
-    sync(checkpoints)
+    sync_folder(checkpoints)
 
 
 def _newest_first(checkpoints: Path) -> list[Path]:
@@ -223,14 +246,6 @@ def _step(folder: Path) -> int:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-
-
-def _refused(folder: Path, error: OSError) -> str:
-    try:
-        free = f"{shutil.disk_usage(folder.parent).free / 1e9:.1f} GB are free there"
-    except OSError:
-        free = "the folder is not reachable"
-    return f"the checkpoint {folder} could not be written: {error}; {free}. Earlier checkpoints are intact."
 
 
 def _first_line(error: Exception) -> str:

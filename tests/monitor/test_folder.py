@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ RECORD = {"config": {"recipe": {"lr": 0.1}}, "science": {"recipe.lr": 0.1, "seed
 class Saved:
     path: Path
     step: int
+    lengths: dict[str, int] | None = None
 
 
 def find(checkpoints: Path) -> Saved | None:
@@ -72,6 +75,18 @@ def test_a_new_run_starts_and_says_so_in_its_files(tmp_path: Path) -> None:
     assert {"heartbeat", "host", "started", "step"} <= status.keys()
 
 
+def test_a_run_that_is_busy_gives_a_sign_of_life_until_it_is_over(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run", beat_s=0.01) as folder:
+        take(folder)
+        begun = folder.status_json.stat().st_mtime_ns
+        while folder.status_json.stat().st_mtime_ns == begun:  # the test's own time limit ends it
+            time.sleep(0.01)
+        folder.finish({})
+        ended = folder.status_json.stat().st_mtime_ns
+        time.sleep(0.1)
+        assert folder.status_json.stat().st_mtime_ns == ended
+
+
 def test_a_finished_run_is_skipped_with_its_summary_and_nothing_is_written(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run") as folder:
         take(folder)
@@ -92,6 +107,19 @@ def test_an_unfinished_run_resumes_without_rows_beyond_its_checkpoint(tmp_path: 
         rows, torn = read_rows(folder.metrics_jsonl)
     assert [row["step"] for row in rows] == [10, 20]
     assert torn == 0
+
+
+def test_rows_that_a_checkpoint_did_not_have_yet_are_dropped_from_every_file(tmp_path: Path) -> None:
+    unfinished(tmp_path / "run")
+    with RunFolder(tmp_path / "run") as folder:
+        folder.metrics_jsonl.write_text('{"step": 20}\n')
+        lengths = folder.lengths()
+        for table in (folder.metrics_jsonl, folder.routing / "layers.jsonl"):
+            with table.open("a") as file:
+                file.write('{"step": 20, "val/loss": 1.0}\n')
+        folder.open(RECORD, find_checkpoint=lambda path: Saved(path, 20, lengths))
+        assert read_rows(folder.metrics_jsonl) == ([{"step": 20}], 0)
+        assert read_rows(folder.routing / "layers.jsonl") == ([], 0)
 
 
 def test_a_run_without_a_checkpoint_starts_over_with_empty_metrics(tmp_path: Path) -> None:
@@ -226,6 +254,13 @@ def test_whatever_misses_a_deleted_folder_is_an_error_of_storage(tmp_path: Path)
     with pytest.raises(CheckpointError, match="run was deleted or moved"):
         run()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_an_error_of_storage_with_the_bytes_that_are_free(tmp_path: Path) -> None:
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(CheckpointError, match=r"No space left on device; .* are free at .*run\. Free some space"):
+        leave_by(error, RunFolder(tmp_path / "run"))
+    assert (read_json(tmp_path / "run" / "status.json") or {})["exit_code"] == 4
 
 
 def test_a_missing_file_of_someone_else_stays_what_it_is(tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ def test_rows_beyond_a_step_are_dropped(path: Path, step: int, kept: int) -> Non
     assert read_rows(path) == (ROWS[:kept], 0)
 
 
+def test_of_the_rows_of_one_step_those_beyond_a_length_are_dropped(path: Path) -> None:
+    then = sum(len(encode(row)) for row in ROWS[:2])
+    assert cut_after(path, 4, then) == 2
+    assert read_rows(path) == (ROWS[:2], 0)
+    assert cut_after(path, 4, 10 * then) == 0
+
+
 def test_damaged_lines_are_counted_and_the_rest_is_read(path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'nonsense\n{"step": 8}\n[1]\n{"ste')

@@ -18,6 +18,7 @@ from moe_bench.data.datamodule import ImageData
 from moe_bench.data.index import ShardIndex
 from moe_bench.data.make import Sample
 from moe_bench.model import from_config
+from moe_bench.monitor.folder import RunFolder
 from moe_bench.monitor.jsonl import JsonlLogger
 from moe_bench.training.checkpoint import Checkpointer, latest
 from moe_bench.training.module import LitViT, Optimization
@@ -80,10 +81,10 @@ def train(
     loss: str = "softmax",
     mixup_alpha: float = 0.2,
     extra: Sequence[Callback] = (),
+    last: Sequence[Callback] = (),
 ) -> Ran:
-    """Train in ``folder``, resuming what is there."""
+    """Train in ``folder``, resuming what is there. ``extra`` and ``last``: callbacks before and after our own."""
     train, val = splits
-    folder.mkdir(exist_ok=True)
     data = ImageData(
         train, val, image_size=SIZE, steps=steps, batch=BATCH, device_batch=BATCH // pieces, workers=workers
     )
@@ -98,22 +99,24 @@ def train(
         model, optimization, num_classes=CLASSES, loss=loss, mixup_alpha=mixup_alpha, name=f"router={router.name}"
     )
     validation = Validation(data.val_dataloader, data.val_size, every=eval_every)
-    saver = Checkpointer(folder / "checkpoints", every=checkpoint_every, batch=BATCH)
-    with StopSignals() as signals:
+    with RunFolder(folder) as place, StopSignals() as signals:
+        start = place.open({}, find_checkpoint=latest)
+        saver = Checkpointer(
+            place.checkpoints, every=checkpoint_every, batch=BATCH, about=lambda: {"lengths": place.lengths()}
+        )
         validation.check = signals.check
         trainer = make_trainer(
             resolve("cpu"),
             steps=steps,
             accumulation=pieces,
-            callbacks=[*extra, validation, saver, StopAtBoundary(signals, saver.save)],
-            loggers=[JsonlLogger(folder / "metrics.jsonl", BATCH)],
+            callbacks=[*extra, validation, saver, StopAtBoundary(signals, saver.save), *last],
+            loggers=[JsonlLogger(place.metrics_jsonl, BATCH)],
             log_every=1,
             folder=folder,
         )
-        saved = latest(folder / "checkpoints")
         ran = Ran(module, trainer, validation)
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=saved and str(saved.path))
+            trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint)
         except BaseException as error:
             ran.error = error
         return ran

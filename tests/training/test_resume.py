@@ -90,6 +90,45 @@ def test_several_stops_in_a_row_do_not_add_up(run: Run, tmp_path: Path, pieces: 
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
 
 
+class Killed(BaseException):
+    """What a kill -9 does to the files: nothing is written any more."""
+
+
+class KillAt(Callback):
+    """Ends the run in one of Lightning's hooks, after all other callbacks."""
+
+    def __init__(self, hook: str, step: int) -> None:
+        setattr(self, hook, self.kill)
+        self.step = step
+
+    def kill(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize(
+    ("hook", "step"),
+    [
+        ("on_train_batch_end", 3),  # before the row of a step that is saved
+        ("on_train_batch_start", 3),  # after it was saved
+        ("on_train_batch_end", 5),
+        ("on_validation_end", 6),
+        ("on_train_batch_end", STEPS),
+        ("on_train_epoch_end", STEPS),  # the last step was saved
+        ("on_validation_end", STEPS),  # after the rows that come again
+    ],
+)
+def test_a_run_killed_anywhere_has_every_row_once(run: Run, tmp_path: Path, hook: str, step: int, pieces: int) -> None:
+    settings = {"eval_every": 3, "checkpoint_every": 3, "pieces": pieces}
+    whole = run("whole", **settings)
+    assert isinstance(run("broken", **settings, last=[KillAt(hook, step)]).error, Killed)
+    resumed = run("broken", **settings)
+    assert resumed.error is None
+    assert_same(resumed.state(), whole.state())
+    assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_data_processes_change_nothing(run: Run, tmp_path: Path) -> None:
     whole = run("whole", workers=0)

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import resource
 import shutil
 import signal
@@ -114,6 +115,22 @@ def test_a_damaged_checkpoint_is_passed_over_and_both_are_named(
         store.load(bad)
 
 
+def test_a_checkpoint_that_is_found_and_then_loaded_is_hashed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder,) = save(tmp_path, 3)
+    hashed: list[Any] = []
+    real = store.sha256_of
+    monkeypatch.setattr(store, "sha256_of", lambda file: hashed.append(file.name) or real(file))
+    found = store.latest(tmp_path)
+    assert found is not None
+    store.load(found.path)
+    assert hashed == [str(folder / "state.ckpt")]
+    flip(folder)
+    with pytest.raises(CheckpointError, match="sha256"):
+        store.load(found.path)
+
+
 def test_when_all_are_damaged_nothing_is_guessed(tmp_path: Path) -> None:
     for folder in save(tmp_path, 1, 2):
         flip(folder)
@@ -138,8 +155,9 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_leftover(tmp_path: Pat
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
         big = {"state_dict": {"a": torch.zeros(100_000)}, "global_step": 2}
-        with pytest.raises(CheckpointError, match=r"could not be written.*Earlier checkpoints are intact"):
+        with pytest.raises(CheckpointError, match=r"could not be written.*Earlier checkpoints are intact") as caught:
             store.write(big, store.step_folder(tmp_path, 2), {"step": 2})
+        assert re.search(r"takes about 400\.0 kB, and \d+\.\d [GT]B are free there", str(caught.value))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -153,6 +171,12 @@ def test_a_folder_that_cannot_be_made_is_a_checkpoint_error(tmp_path: Path) -> N
     (tmp_path / "checkpoints").write_text("a file in its place")
     with pytest.raises(CheckpointError, match="could not be written"):
         save(tmp_path / "checkpoints", 1)
+
+
+def test_a_run_folder_that_was_deleted_is_not_made_again(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No such file"):
+        save(tmp_path / "deleted" / "checkpoints", 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_killed_while_writing_the_earlier_checkpoint_is_found_and_the_leftover_removed(tmp_path: Path) -> None:
