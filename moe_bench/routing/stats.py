@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moe_bench.routing.numerics import no_autocast
+from moe_bench.routing.numerics import no_autocast, wide
 
 if TYPE_CHECKING:
     from moe_bench.routing.dispatch import Routing, SoftRouting
@@ -46,8 +46,8 @@ class Tally:
         )
 
     def figures(self, detail: bool = False) -> dict[str, Tensor]:
-        """Names and scalars; with ``detail`` also two vectors: the load of each expert, and the shares of tokens in 0,
-        1, 2, ... slots where these were counted."""
+        """Names and float32 scalars; with ``detail`` also two vectors, the load of each expert and, where that was
+        counted, the shares of tokens in 0, 1, 2, ... slots."""
         load = self.counts["load"]
         load = load * load.numel() / load.sum().clamp_min(1e-6)  # 1 is the fair share
         found = {
@@ -63,7 +63,7 @@ class Tally:
         if detail and "experts_per_token" in self.counts:
             tokens_in = self.counts["experts_per_token"]
             found["experts_per_token/histogram"] = tokens_in / self.counts["tokens"].clamp_min(1)
-        return found
+        return {name: figure.float() for name, figure in found.items()}
 
     def flat(self) -> Tensor:
         """All numbers in a row, to be moved in one go; ``filled_from`` puts them back."""
@@ -79,8 +79,8 @@ class Tally:
 @torch.no_grad()
 def sparse_tally(routing: Routing, detail: bool = False) -> Tally:
     """Of token choice or expert choice. ``detail`` counts the tokens in 0, 1, 2, ... slots as well."""
-    affinity, mask = routing.affinity, routing.mask
-    real = _real(affinity, mask)  # (G, T)
+    affinity, weight = wide(routing.affinity), wide(routing.weight)  # in bfloat16 one cannot count beyond 256
+    real = _real(affinity, routing.mask)  # (G, T)
     some = real.amax(1, keepdim=True)  # (G, 1): 0 for a group of nothing but padding
     seats = _seats(routing)
     tokens, seated = real.sum(), seats.sum()
@@ -91,8 +91,8 @@ def sparse_tally(routing: Routing, detail: bool = False) -> Tally:
         "fill": (seated, some.sum() * (routing.token.numel() // len(real))),
         "uncovered": (((seats == 0) * real).sum(), tokens),
         "experts_per_token": (seated, tokens),
-        "combine_mass": (routing.weight.sum(), tokens),
-        "gate_entropy": ((_entropy(routing.gates, -1) * real).sum(), tokens),
+        "combine_mass": (weight.sum(), tokens),
+        "gate_entropy": ((_entropy(wide(routing.gates), -1) * real).sum(), tokens),
         "affinity_entropy": ((_entropy(affinity, -1) * real).sum(), tokens),
         "row_error": (row_error.sum(), tokens),
         "column_error": (column_error.sum(), some.sum() * affinity.shape[-1]),
@@ -114,7 +114,7 @@ def sparse_tally(routing: Routing, detail: bool = False) -> Tally:
 @torch.no_grad()
 def soft_tally(routing: SoftRouting, detail: bool = False) -> Tally:
     """Of Soft MoE. ``detail`` compares all slots and all tokens of a group with each other, which is quadratic."""
-    mixture, share = routing.mixture.flatten(2), routing.share.flatten(2)  # (G, T, E·C)
+    mixture, share = wide(routing.mixture).flatten(2), wide(routing.share).flatten(2)  # (G, T, E·C)
     real = _real(share, routing.mask)  # (G, T)
     some = real.amax(1, keepdim=True)  # (G, 1)
     tokens, slots = real.sum(), some.sum() * mixture.shape[-1]
@@ -130,7 +130,7 @@ def soft_tally(routing: SoftRouting, detail: bool = False) -> Tally:
     if detail:
         ratios |= _similarity("dispatch_similarity", mixture.mT, some.expand(-1, mixture.shape[-1]))
         ratios |= _similarity("combine_similarity", share, real)
-    return _tally(ratios, {"tokens": tokens.reshape(1), "load": routing.share.sum((0, 1, 3))}, {})
+    return _tally(ratios, {"tokens": tokens.reshape(1), "load": wide(routing.share).sum((0, 1, 3))}, {})
 
 
 def _tally(ratios: dict[str, tuple[Tensor, Tensor]], counts: dict[str, Tensor], peaks: dict[str, Tensor]) -> Tally:
@@ -149,8 +149,8 @@ def _real(like: Tensor, mask: Tensor | None) -> Tensor:
 def _seats(routing: Routing) -> Tensor:
     """(G, T) in how many slots each token is."""
     groups, tokens, _ = routing.affinity.shape
-    none = routing.weight.new_zeros(groups * tokens + 1)  # the last for empty slots
-    seats = none.index_add(0, routing.token.flatten(), torch.ones_like(routing.weight).flatten())
+    none = torch.zeros(groups * tokens + 1, device=routing.token.device)  # the last for empty slots
+    seats = none.index_add(0, routing.token.flatten(), none.new_ones(routing.token.numel()))
     return seats[:-1].view(groups, tokens)
 
 

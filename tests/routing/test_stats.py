@@ -145,6 +145,13 @@ def test_tallies_of_single_groups_add_up_to_the_tally_of_all(problem: Problem, k
     assert all(value.isfinite().all() for value in whole.figures(detail=True).values())
 
 
+def test_a_router_that_computes_in_bfloat16_is_counted_right() -> None:
+    gates = softmax(torch.zeros(1, 1000, 2)).bfloat16()
+    stats = numbers(expert_choice(gates, gates, capacity=500).stats())
+    assert (stats["uncovered"], stats["experts_per_token"], stats["fill"]) == (0.5, 1, 1)  # both take the first 500
+    assert stats["column_error"] == 0
+
+
 def documented(kind: str, detail: bool) -> set[str]:
     """The figures that docs/telemetry.md says a kind of router has."""
     rows = re.findall(r"^\| `([\w/]+)` \| ([^|]+) \|", TABLE.read_text(encoding="utf-8"), re.MULTILINE)
