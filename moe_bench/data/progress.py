@@ -12,10 +12,11 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
-def progress(label: str, total: int, unit: str, show: bool = True) -> Iterator[Callable[..., None]]:
+def progress(label: str, total: float, unit: str, show: bool = True) -> Iterator[Callable[..., None]]:
     """Yields a function to call after each of ``total`` pieces of work, or with how many are done since the last call.
 
-    Writes to stderr, or not without ``show``.
+    What comes before the first call is in no estimate of the time that is left: it may be done but once. Writes to
+    stderr, or not without ``show``.
     """
     if not show:
         yield lambda pieces=1: None
@@ -27,7 +28,7 @@ def progress(label: str, total: int, unit: str, show: bool = True) -> Iterator[C
 
 
 @contextmanager
-def _bar(label: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+def _bar(label: str, total: float, unit: str) -> Iterator[Callable[..., None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -37,18 +38,20 @@ def _bar(label: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
         yield lambda pieces=1: bar.advance(task, pieces)
 
 
-def _lines(label: str, total: int, unit: str) -> Callable[..., None]:
-    done = 0
-    began = last = time.monotonic()
+def _lines(label: str, total: float, unit: str) -> Callable[..., None]:
+    done, last = 0.0, time.monotonic()
+    first: tuple[float, float] | None = None  # when the first call came, and what was done by then
 
-    def advance(pieces: int = 1) -> None:
-        nonlocal done, last
+    def advance(pieces: float = 1) -> None:
+        nonlocal done, last, first
         done += pieces
         now = time.monotonic()
-        if done == total or now - last > SECONDS_BETWEEN_LINES:
+        first = first or (now, done)
+        finished = done > total * (1 - 1e-9)  # pieces may be fractions
+        if finished or (now - last > SECONDS_BETWEEN_LINES and done > first[1]):
             last = now
-            left = timedelta(seconds=round((now - began) / done * (total - done)))
-            told = f", {left} left" if done < total else ""
-            print(f"{label}: {done:,} of {total:,} {unit}{told}", file=sys.stderr, flush=True)
+            left = timedelta(seconds=round((now - first[0]) / max(done - first[1], 1e-9) * (total - done)))
+            told = "" if finished else f", {left} left"
+            print(f"{label}: {done:,.0f} of {total:,.0f} {unit}{told}", file=sys.stderr, flush=True)
 
     return advance

@@ -32,7 +32,7 @@ def host() -> str:
 def snapshot() -> dict[str, Any]:
     """Versions, commit, host and Python, as run.json keeps them."""
     return {
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": {name: found for name in PACKAGES if (found := version(name))},
         "git": git_state(Path(__file__).parent),
         "host": host(),
         "platform": platform.platform(),
@@ -59,7 +59,8 @@ def _git(folder: Path, *words: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Of an installed package; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -1,0 +1,106 @@
+"""What was measured, for the terminal: a table a case, plain text in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from moe_bench.bench.results import DENSE, LayerTimes, RoutingTimes
+from moe_bench.bench.timing import Spread
+from moe_bench.monitor.units import MISSING, percent, significant
+
+PARTS = ("affinity", "choice", "both", "router", "dispatch", "combine")
+
+LAYERS_NOTE = (
+    "forward: evaluation, no graph · train: forward and backward of one layer, without optimiser · "
+    "floor: the same experts over ready-made rows, as many, without a router · dense: an MLP that does as much work on "
+    "every token · ratios: median over rounds of layer ÷ other in the same round (quartiles) · peak: most bytes of "
+    "tensors during train beyond weights and input, gradients included; MB = 10⁶ bytes"
+)
+ROUTING_NOTE = (
+    "Forward, µs, medians over rounds · affinity, choice: logits given; both: the two in one call · router: from the "
+    "tokens, with gate and losses · % of dense: router over the dense MLP's forward in the same round (quartiles) · "
+    "dispatch, combine: rows to slots and back"
+)
+
+
+def tables(about: Mapping[str, Any], results: Sequence[LayerTimes | RoutingTimes]) -> list[RenderableType]:
+    """Everything, line by line; nothing where nothing was measured."""
+    if not results:
+        return []
+    device, versions = about["device"], about["versions"]
+    threads = f"{device['threads']} thread{'s' * (device['threads'] > 1)}"
+    where = f"{device['name']} ({device['type']}) · {threads} · torch {versions['torch']} · {about['date'][:10]}"
+    lines: list[RenderableType] = [Text(where), Text("")]
+    for result in results:
+        lines += routing_table(result) if isinstance(result, RoutingTimes) else layers_table(result)
+        lines.append(Text(""))
+    note = ROUTING_NOTE if isinstance(results[0], RoutingTimes) else LAYERS_NOTE
+    return [*lines, Text(note, style="dim")]
+
+
+def layers_table(times: LayerTimes) -> list[RenderableType]:
+    """Of one case, with what was left out."""
+    table = _table(
+        ["layer", "rows", "forward ms", "÷ floor", "÷ dense", "train ms", "÷ floor", "÷ dense", "peak MB", "− floor"]
+    )
+    for name, entry in times.entries.items():
+        cells = [name, str(entry.rows)]
+        for kind in ("forward", "train"):
+            cells.append(_median(times.time(kind, name), 1e3))
+            cells.append(_with_quartiles(times.over_floor(kind, name)))
+            cells.append(_ratio(times.over_dense(kind, name)))
+        table.add_row(*cells, _megabytes(times.peak_bytes.get(name)), _megabytes(times.beyond_floor(name)))
+    left = [Text(f"left out: {one.package}: {one.why}", style="dim") for one in times.left_out]
+    return [_title(times), table, *left]
+
+
+def routing_table(times: RoutingTimes) -> list[RenderableType]:
+    """Of one case."""
+    table = _table(["router", *(f"{part} µs" for part in PARTS), "% of dense"])
+    for router in times.routers:
+        cells = [_median(times.time(router, part), 1e6, digits=1) for part in PARTS]
+        table.add_row(router, *cells, _share(times.of_dense(router, "router")))
+    dense = times.time(DENSE, "forward")
+    return [_title(times), table, Text(f"{DENSE}: {_median(dense, 1e3)} ms", style="dim")]
+
+
+def _title(times: LayerTimes | RoutingTimes) -> Text:
+    counts = (
+        [len(times.rounds)] if isinstance(times, RoutingTimes) else [len(rounds) for rounds in times.rounds.values()]
+    )
+    return Text(f"{times.case} · {min(counts)} rounds", style="bold")
+
+
+def _table(headings: Sequence[str]) -> Table:
+    """Words to the left, figures to the right."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def _median(spread: Spread | None, scale: float, digits: int = 3) -> str:
+    return MISSING if spread is None else significant(scale * spread.median, digits)
+
+
+def _ratio(spread: Spread | None) -> str:
+    return MISSING if spread is None else f"{spread.median:.2f}"
+
+
+def _with_quartiles(spread: Spread | None) -> str:
+    return MISSING if spread is None else f"{spread.median:.2f} ({spread.low:.2f}–{spread.high:.2f})"
+
+
+def _share(spread: Spread | None) -> str:
+    if spread is None:
+        return MISSING
+    return f"{percent(spread.median)} ({100 * spread.low:.1f}–{100 * spread.high:.1f})"
+
+
+def _megabytes(count: int | None) -> str:
+    return MISSING if count is None else f"{count / 1e6:,.1f}"
