@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 
 import pytest
@@ -14,6 +15,7 @@ from moe_bench.config.groups import conf_dir, description, find_groups
 from moe_bench.config.overrides import read
 from moe_bench.config.security import problems_of_tree
 from moe_bench.config.sweep import plan
+from moe_bench.data.sources import resolve
 
 GROUPS = find_groups()
 OPTIONS = [(group, option) for group in GROUPS for option in GROUPS[group] if not group.startswith("hydra")]
@@ -37,6 +39,19 @@ def test_every_preset_composes_and_fits(group: str, option: str) -> None:
     if group not in ("capacity", "experiment", "sweep", "debug") and option != "shards":
         assert section is not None
         assert section.name == option
+
+
+@pytest.mark.parametrize("option", ["imagenet1k", "imagenet21k"])
+def test_what_a_data_set_says_to_type_for_a_public_copy_is_taken(option: str) -> None:
+    comment = " ".join(line[1:] for line in GROUPS["data"][option].read_text().splitlines() if line.startswith("#"))
+    patterns = re.findall(r"'(data\.\w+=DIR/[^']+)'", comment)
+    assert len(patterns) >= 2
+    for train, val in zip(patterns[::2], patterns[1::2]):
+        asked = plan([f"data={option}", train, val]).config.data
+        assert (f"data.train={asked.train}", f"data.val={asked.val}") == (train, val)
+        shards = resolve(str(asked.train))
+        assert len(shards) in (1024, 4096, 2016)
+        assert len(set(shards)) == len(shards)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
