@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from reference_numbers import FILES
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from moe_bench.probe.ridge import BIAS, L2_GRID, draw, few_shot, fit
 
-REFERENCE = dict(np.load(Path(__file__).parents[1] / "reference" / "fewshot.npz"))
+REFERENCE = FILES["fewshot"]
 TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = (REFERENCE[f"tall/{n}"] for n in ("x_train", "y_train", "x_test", "y_test"))
 
 
@@ -51,6 +50,7 @@ def test_weights_are_the_references(l2: float, name: str, atol: float) -> None:
     accuracy = ridge.accuracy(TEST_X, TEST_Y, [l2]).item()
     assert accuracy == pytest.approx(float(REFERENCE[f"tall.all.l2={name}/accuracy"]), abs=1.01 / len(TEST_Y))
     np.testing.assert_allclose(ridge.mean.numpy(), REFERENCE["tall.all/mean"][0], atol=1e-6)
+    np.testing.assert_allclose(ridge.std.numpy(), REFERENCE["tall.all/std"][0], atol=1e-6)
 
 
 @pytest.mark.parametrize(("n", "d"), [(40, 12), (12, 40), (20, 19)])

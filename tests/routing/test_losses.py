@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moe_bench.routing import gshard_loss, importance_loss, load_loss, z_loss
 
-from .problems import Problem, examples, problems
+from .problems import Problem, problems
 
 NOISE = 0.3
 
@@ -34,7 +34,6 @@ def test_padding_takes_no_part(loss: Callable[..., Tensor]) -> None:
         torch.testing.assert_close(loss(logits, **noiseless), loss(logits[:, :7]))
 
 
-@examples
 @given(problems())
 def test_losses_and_gradients_are_finite_and_zero_for_a_group_of_padding(problem: Problem) -> None:
     for loss in LOSSES:
@@ -48,10 +47,9 @@ def test_losses_and_gradients_are_finite_and_zero_for_a_group_of_padding(problem
             assert not gradient[~problem.mask].any()
 
 
-@examples
 @given(problems(masks=False))
 def test_the_z_loss_is_the_mean_squared_logarithm_of_the_normaliser(problem: Problem) -> None:
-    expected = problem.logits.exp().sum(-1).log().square().mean(1)
+    expected = problem.logits.logsumexp(-1).square().mean(1)
     torch.testing.assert_close(z_loss(problem.logits), expected)
     uniform = torch.full((1, 3, 4), 2.0)
     assert z_loss(uniform).item() == pytest.approx((2 + math.log(4)) ** 2)

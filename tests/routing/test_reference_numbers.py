@@ -1,20 +1,22 @@
-"""Every case that the authors' JAX code and independent solvers left us, see ``tests/reference/README.md``."""
+"""Every array that the authors' JAX code left us for the routers, see ``tests/reference/README.md``."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from reference_numbers import FILES, Numbers
 from torch import Tensor
 
 from moe_bench.routing import (
+    Capacity,
     Routing,
+    SparseRouter,
     expert_choice,
     gshard_loss,
     importance_loss,
     load_loss,
+    make_router,
     sinkhorn,
     slots_per_expert,
     soft,
@@ -23,156 +25,191 @@ from moe_bench.routing import (
     token_choice,
 )
 
-FOLDER = Path(__file__).parents[1] / "reference"
-FILES = {path.stem: np.load(path) for path in FOLDER.glob("*.npz")}
 WEIGHTS, SINKHORN, SPARSE, SOFT, LOSSES = 5e-6, 1e-6, 1e-5, 2e-5, 1e-6
-
-
-def cases(file: str, array: str) -> list[str]:
-    """All cases of ``file`` that have ``array``."""
-    return [key.removesuffix(f"/{array}") for key in FILES[file].files if key.endswith(f"/{array}")]
-
-
-def get(file: str, key: str) -> Tensor:
-    return torch.from_numpy(np.asarray(FILES[file][key]))
+SIZES = ["s0", "s1"]
 
 
 def close(actual: Tensor, expected: Tensor, atol: float) -> None:
     torch.testing.assert_close(actual, expected.to(actual.dtype), atol=atol, rtol=0)
 
 
-def check_routing(routing: Routing, file: str, case: str) -> None:
+def router_of(name: str, numbers: Numbers, size: str, **options: float) -> SparseRouter:
+    """The router ``name`` in evaluation, with the kernel of ``size``."""
+    kernel = numbers.tensor(f"{size}/kernel")
+    router = make_router(name, *kernel.shape, capacity=Capacity(1.0), **options).eval()
+    assert isinstance(router, SparseRouter)
+    router.gate.weight.data = kernel.T.contiguous()
+    return router
+
+
+def check_routing(routing: Routing, numbers: Numbers, case: str) -> None:
     dispatch, combine = routing.tensors()
-    assert torch.equal(dispatch.to(torch.uint8), get(file, f"{case}/dispatch"))
-    close(combine, get(file, f"{case}/combine"), WEIGHTS)
+    assert torch.equal(dispatch.to(torch.uint8), numbers.tensor(f"{case}/dispatch"))
+    close(combine, numbers.tensor(f"{case}/combine"), WEIGHTS)
 
 
-def test_no_file_of_ours_is_missing_or_without_cases() -> None:
-    counts = {
-        "token_choice": len(cases("token_choice", "dispatch")),
-        "expert_choice": len(cases("expert_choice", "dispatch")),
-        "sinkhorn": len(cases("sinkhorn", "plan")),
-        "sparsity_constrained": len(cases("sparsity_constrained", "plan")),
-        "soft": len(cases("soft", "dispatch")),
-        "losses": len(cases("losses", "load")) + len(cases("losses", "importance")),
-        "capacity": len(FILES["capacity"]["rows"]),
+def check_metrics(routing: Routing, numbers: Numbers, case: str) -> None:
+    """What the reference logs of an expert choice, one value a group; ratios count tokens in at least n experts."""
+    dispatch, _ = routing.tensors()
+    experts_of_token = dispatch.sum((2, 3))
+    gates = (dispatch * routing.affinity.unsqueeze(-1)).sum(1)  # (G, E, C), of which every slot is filled
+    planned = (routing.affinity > 0).sum(1)
+    ours = {
+        "auxiliary_loss": torch.zeros(()) if routing.aux_loss is None else routing.aux_loss,
+        "max_selected_gate": gates.amax((1, 2)),
+        "min_selected_gate": gates.amin((1, 2)),
+        "num_experts_per_item_max": experts_of_token.amax(1),
+        "num_experts_per_item_min": experts_of_token.amin(1),
+        "num_items_per_expert_max": planned.amax(1),
+        "num_items_per_expert_min": planned.amin(1),
+        "num_items_per_expert_avg": planned.float().mean(1),
     }
-    assert counts == {
-        "token_choice": 16,
-        "expert_choice": 4,
-        "sinkhorn": 8,
-        "sparsity_constrained": 4,
-        "soft": 8,
-        "losses": 6,
-        "capacity": 440,
-    }
+    for n in (1, 2, 4, 8):
+        ours[f"ratio_processed_items_by_at_least_{n}_experts"] = (experts_of_token >= n).float().mean(1)
+    names = [key for key in numbers.arrays if key.startswith(f"{case}/metric.")]
+    assert len(names) >= 8
+    for key in names:
+        close(ours[key.split("metric.")[1]].float(), numbers.tensor(key), SPARSE)
 
 
-def test_capacity_rounds_up_as_the_reference() -> None:
-    for tokens, experts, k, factor, _, multiple_of, slots in FILES["capacity"]["rows"].astype(np.float64):
+@pytest.mark.parametrize(
+    ("file", "array", "count"),
+    [
+        ("token_choice", "dispatch", 16),
+        ("expert_choice", "dispatch", 4),
+        ("sinkhorn", "plan", 8),
+        ("sparsity_constrained", "plan", 4),
+        ("soft", "dispatch", 8),
+        ("losses", "load", 4),
+        ("losses", "importance", 2),
+    ],
+)
+def test_no_case_is_missing(file: str, array: str, count: int) -> None:
+    assert len(FILES[file].cases(array)) == count
+
+
+def test_capacity_is_rounded_as_the_reference() -> None:
+    rows = FILES["capacity"]["rows"].astype(np.float64)
+    assert len(rows) == 440
+    for tokens, experts, k, factor, mode, multiple_of, slots in rows:
+        rounding = ("up", "nearest")[int(mode)]
         factor = round(factor, 6)  # 1.05 went through float32
-        assert slots_per_expert(int(tokens * k), int(experts), factor, "up", int(multiple_of)) == slots
+        assert slots_per_expert(int(tokens * k), int(experts), factor, rounding, int(multiple_of)) == slots
 
 
-@pytest.mark.parametrize("case", cases("token_choice", "dispatch"))
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("file", ["token_choice", "expert_choice", "sinkhorn", "sparsity_constrained"])
+def test_logits_are_tokens_times_kernel(file: str, size: str) -> None:
+    numbers = FILES[file]
+    logits = router_of("softmax_ec", numbers, size)._logits(numbers.tensor(f"{size}/x"))
+    close(logits, numbers.tensor(f"{size}/logits"), WEIGHTS)
+
+
+@pytest.mark.parametrize("case", FILES["token_choice"].cases("dispatch"))
 def test_softmax_token_choice(case: str) -> None:
-    size, k, priority = case.split(".")[0], int(case.split(".")[1][1:]), "score" if case.endswith("bpr1") else "order"
-    gates = softmax(get("token_choice", f"{size}/logits"))
-    close(gates, get("token_choice", f"{size}/gates"), WEIGHTS)
-    capacity = FILES["token_choice"][f"{case}/dispatch"].shape[-1]
-    check_routing(token_choice(gates, gates, k, capacity, priority), "token_choice", case)
-    close(
-        importance_loss(get("token_choice", f"{size}/logits")),
-        get("token_choice", f"{case}/metric.importance_loss"),
-        LOSSES,
-    )
+    numbers, size = FILES["token_choice"], case.split(".")[0]
+    k, priority = int(case.split(".")[1][1:]), "score" if case.endswith("bpr1") else "order"
+    logits = numbers.tensor(f"{size}/logits")
+    gates = softmax(logits)
+    close(gates, numbers.tensor(f"{size}/gates"), WEIGHTS)
+    capacity = numbers[f"{case}/dispatch"].shape[-1]
+    check_routing(token_choice(gates, gates, k, capacity, priority), numbers, case)
+    close(importance_loss(logits), numbers.tensor(f"{case}/metric.importance_loss"), LOSSES)
+    close(gshard_loss(logits), numbers.tensor(f"{case}/metric.gshard_loss"), LOSSES)
 
 
-@pytest.mark.parametrize("case", cases("expert_choice", "dispatch"))
+@pytest.mark.parametrize("case", FILES["token_choice"].cases("dispatch"))
+def test_the_softmax_token_choice_router_adds_its_weighted_losses_up(case: str) -> None:
+    numbers, size = FILES["token_choice"], case.split(".")[0]
+    routing = router_of("softmax_tc", numbers, size)(numbers.tensor(f"{size}/x"))  # no load loss without noise
+    assert routing.aux_loss is not None
+    close(routing.aux_loss, numbers.tensor(f"{case}/metric.auxiliary_loss"), LOSSES)
+
+
+@pytest.mark.parametrize("case", FILES["expert_choice"].cases("dispatch"))
 def test_softmax_expert_choice(case: str) -> None:
-    gates = softmax(get("expert_choice", f"{case.split('.')[0]}/logits"))
-    capacity = FILES["expert_choice"][f"{case}/dispatch"].shape[-1]
-    routing = expert_choice(gates, gates, capacity)
-    check_routing(routing, "expert_choice", case)
-    covered = FILES["expert_choice"][f"{case}/metric.ratio_processed_items_by_at_least_1_experts"].mean()
+    numbers, size = FILES["expert_choice"], case.split(".")[0]
+    gates = softmax(numbers.tensor(f"{size}/logits"))
+    close(gates, numbers.tensor(f"{size}/gates"), WEIGHTS)
+    routing = expert_choice(gates, gates, numbers[f"{case}/dispatch"].shape[-1])
+    check_routing(routing, numbers, case)
+    check_metrics(routing, numbers, case)
+    covered = numbers[f"{case}/metric.ratio_processed_items_by_at_least_1_experts"].mean()
     assert routing.stats()["uncovered"].item() == pytest.approx(1 - covered, abs=1e-6)
 
 
-@pytest.mark.parametrize("case", cases("sinkhorn", "plan"))
+@pytest.mark.parametrize("case", FILES["sinkhorn"].cases("plan"))
 def test_sinkhorn_token_and_expert_choice(case: str) -> None:
+    numbers = FILES["sinkhorn"]
     choice, size = case.split(".")[:2]
-    logits = get("sinkhorn", f"{size}/logits")
+    logits = numbers.tensor(f"{size}/logits")
     plan = sinkhorn(logits)
-    close(plan, get("sinkhorn", f"{case}/plan"), SINKHORN)
-    capacity = FILES["sinkhorn"][f"{case}/dispatch"].shape[-1]
-    if choice == "token":
-        routing = token_choice(plan, softmax(logits), int(case[-1]), capacity)
-    else:
+    close(plan, numbers.tensor(f"{case}/plan"), SINKHORN)
+    capacity = numbers[f"{case}/dispatch"].shape[-1]
+    if choice == "expert":
         routing = expert_choice(plan, softmax(logits), capacity)
-    check_routing(routing, "sinkhorn", case)
+        check_metrics(routing, numbers, case)
+    else:
+        routing = token_choice(plan, softmax(logits), int(case[-1]), capacity)
+        assert router_of("sinkhorn_tc", numbers, size)(numbers.tensor(f"{size}/x")).aux_loss is None
+        assert numbers[f"{case}/metric.auxiliary_loss"] == numbers[f"{case}/metric.importance_loss"] == 0
+    check_routing(routing, numbers, case)
 
 
-@pytest.mark.parametrize("case", cases("sparsity_constrained", "plan"))
+@pytest.mark.parametrize("case", FILES["sparsity_constrained"].cases("plan"))
 def test_sparsity_constrained_expert_choice(case: str) -> None:
-    gates = softmax(get("sparsity_constrained", f"{case.split('.')[1]}/logits"))
-    capacity = FILES["sparsity_constrained"][f"{case}/dispatch"].shape[-1]
+    numbers = FILES["sparsity_constrained"]
+    gates = softmax(numbers.tensor(f"{case.split('.')[1]}/logits"))
+    capacity = numbers[f"{case}/dispatch"].shape[-1]
     plan = sparse(gates, capacity, iterations=20, lr=1e-2)
-    close(plan, get("sparsity_constrained", f"{case}/plan"), SPARSE)
-    check_routing(expert_choice(plan, gates, capacity), "sparsity_constrained", case)
+    close(plan, numbers.tensor(f"{case}/plan"), SPARSE)
+    routing = expert_choice(plan, gates, capacity)
+    check_routing(routing, numbers, case)
+    check_metrics(routing, numbers, case)
 
 
-@pytest.mark.parametrize("case", cases("soft", "dispatch"))
+@pytest.mark.parametrize("case", FILES["soft"].cases("dispatch"))
 def test_soft_moe(case: str) -> None:
-    x, y = get("soft", f"{case}/x"), get("soft", f"{case}/expert_outputs")
-    routing = soft(x, get("soft", f"{case}/mu"), get("soft", f"{case}/scale"))
+    numbers = FILES["soft"]
+    x, y = numbers.tensor(f"{case}/x"), numbers.tensor(f"{case}/expert_outputs")
+    routing = soft(x, numbers.tensor(f"{case}/mu"), numbers.tensor(f"{case}/scale"))
     dispatch, combine = routing.tensors()
-    close(dispatch, get("soft", f"{case}/dispatch"), SOFT)
-    close(combine, get("soft", f"{case}/combine"), SOFT)
-    close(routing.dispatch(x), get("soft", f"{case}/expert_inputs_f32"), SOFT)
-    close(routing.combine(y), get("soft", f"{case}/outputs_f32"), SOFT)
-    close(routing.dispatch(x.bfloat16().float()), get("soft", f"{case}/expert_inputs_bf16"), SOFT)
-    close(routing.combine(y.bfloat16().float()), get("soft", f"{case}/outputs_bf16"), SOFT)
+    ours = {
+        "dispatch": dispatch,
+        "combine": combine,
+        "expert_inputs_f32": routing.dispatch(x),
+        "outputs_f32": routing.combine(y),
+        "expert_inputs_bf16": routing.dispatch(x.bfloat16().float()),
+        "outputs_bf16": routing.combine(y.bfloat16().float()),
+        "metric.auxiliary_loss": torch.zeros(()) if routing.aux_loss is None else routing.aux_loss,
+        "metric.combine_weights_min_mean": combine.amin((2, 3)).mean(),
+        "metric.combine_weights_max_mean": routing.stats()["combine_max"],
+        "metric.dispatch_weights_min_mean": dispatch.amin(1).mean(),
+        "metric.dispatch_weights_max_mean": routing.stats()["dispatch_max"],
+    }
+    for array, value in ours.items():
+        close(value, numbers.tensor(f"{case}/{array}"), SOFT)
 
 
-@pytest.mark.parametrize("size", cases("losses", "importance"))
+@pytest.mark.parametrize("size", SIZES)
 def test_importance_and_gshard_loss(size: str) -> None:
-    logits = get("losses", f"{size}/logits").requires_grad_()
+    numbers = FILES["losses"]
+    logits = numbers.tensor(f"{size}/logits").requires_grad_()
     loss = importance_loss(logits)
-    close(loss.detach(), get("losses", f"{size}/importance"), LOSSES)
-    close(torch.autograd.grad(loss.mean(), logits)[0], get("losses", f"{size}/importance_grad"), LOSSES)
-    close(gshard_loss(logits.detach()), get("losses", f"{size}/gshard_clean"), LOSSES)
-    noisy = logits.detach() + get("losses", f"{size}/noise")
-    close(gshard_loss(noisy), get("losses", f"{size}/gshard_noisy"), LOSSES)
+    close(loss.detach(), numbers.tensor(f"{size}/importance"), LOSSES)
+    close(torch.autograd.grad(loss.mean(), logits)[0], numbers.tensor(f"{size}/importance_grad"), LOSSES)
+    close(gshard_loss(logits.detach()), numbers.tensor(f"{size}/gshard_clean"), LOSSES)
+    noisy = logits.detach() + numbers.tensor(f"{size}/noise")
+    close(gshard_loss(noisy), numbers.tensor(f"{size}/gshard_noisy"), LOSSES)
 
 
-@pytest.mark.parametrize("case", cases("losses", "load"))
+@pytest.mark.parametrize("case", FILES["losses"].cases("load"))
 def test_load_loss(case: str) -> None:
+    numbers = FILES["losses"]
     size, k = case.split(".k")
-    logits = get("losses", f"{size}/logits").requires_grad_()
-    noisy = logits + get("losses", f"{size}/noise")
-    loss = load_loss(logits, noisy, int(k), float(FILES["losses"][f"{size}/noise_std"]))
-    close(loss.detach(), get("losses", f"{case}/load"), LOSSES)
-    close(torch.autograd.grad(loss.mean(), logits)[0], get("losses", f"{case}/load_grad"), LOSSES)
-
-
-TRANSPORTS = ("transport_T64_E8_std1", "transport_T64_E8_std3")
-
-
-@pytest.mark.parametrize("file", TRANSPORTS)
-def test_sinkhorn_against_pot(file: str) -> None:
-    logits = get(file, "logits").unsqueeze(0)
-    close(sinkhorn(logits, 20)[0], get(file, "Pi_ent20"), SINKHORN)
-    close(sinkhorn(logits.double(), 2000)[0], get(file, "Pi_ent"), SINKHORN)
-
-
-@pytest.mark.parametrize("c", [1, 2])
-@pytest.mark.parametrize("file", TRANSPORTS)
-def test_sparse_adam_against_jaxopt(file: str, c: int) -> None:
-    utility, capacity = get(file, "U").float().unsqueeze(0), int(FILES[file][f"c{c}_C"])
-    plan = sparse(utility, capacity)
-    close(plan[0], get(file, f"c{c}_Pi_adam20"), SPARSE)
-    close(sparse(utility, capacity, iterations=500)[0], get(file, f"c{c}_Pi_adam500"), SPARSE)
-    chosen = expert_choice(plan, plan, capacity).token.sort(-1).values
-    clear = get(file, f"c{c}_ec_adam20_gap") > 0
-    assert clear.any()
-    assert torch.equal(chosen[clear], get(file, f"c{c}_ec_adam20").mT.long().sort(-1).values[clear])
+    logits = numbers.tensor(f"{size}/logits").requires_grad_()
+    noise_std = float(numbers[f"{size}/noise_std"])
+    assert noise_std == 1 / logits.shape[-1]
+    loss = load_loss(logits, logits + numbers.tensor(f"{size}/noise"), int(k), noise_std)
+    close(loss.detach(), numbers.tensor(f"{case}/load"), LOSSES)
+    close(torch.autograd.grad(loss.mean(), logits)[0], numbers.tensor(f"{case}/load_grad"), LOSSES)

@@ -4,52 +4,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
 from torch import Tensor
 
 from moe_bench.routing import Capacity, SoftRouter, soft
 
-from .problems import Problem, TinyExperts, examples, problems
-from .reference import equation_2
-
 
 def slots_of(seed: int, dim: int, experts: int, slots: int) -> Tensor:
     return torch.randn(dim, experts, slots, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def equations_10_and_11(x: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
-    """Dispatch and combine tensors (T, E, C) of one image, exponential by exponential."""
-    z = torch.einsum("td,drc->trc", x, slots).exp()
-    return z / z.sum(0, keepdim=True), z / z.sum((1, 2), keepdim=True)
-
-
-@examples
-@given(problems())
-def test_without_normalisation_it_is_the_papers_equations_on_the_real_tokens(problem: Problem) -> None:
-    slots = slots_of(0, 5, problem.logits.shape[-1], problem.capacity)
-    dispatch, combine = soft(problem.x, slots, normalize=False, mask=problem.mask).tensors()
-    for g, x in enumerate(problem.x):
-        real = torch.ones(len(x), dtype=torch.bool) if problem.mask is None else problem.mask[g]
-        assert not dispatch[g, ~real].any()
-        assert not combine[g, ~real].any()
-        if real.any():
-            expected = equations_10_and_11(x[real], slots)
-            torch.testing.assert_close((dispatch[g, real], combine[g, real]), expected)
-
-
-@examples
-@given(problems())
-def test_dispatch_and_combine_are_equation_2_in_value_and_gradient(problem: Problem) -> None:
-    x, slots = problem.x.clone().requires_grad_(), slots_of(0, 5, 3, problem.capacity).requires_grad_()
-    experts = TinyExperts(3, 5)
-    routing = soft(x, slots, 2.0, mask=problem.mask)
-    fast = routing.combine(experts(routing.dispatch(x)))
-    slow = equation_2(x, *soft(x, slots, 2.0, mask=problem.mask).tensors(), experts)
-    torch.testing.assert_close(fast, slow)
-    inputs = [x, slots, experts.weight]
-    torch.testing.assert_close(
-        torch.autograd.grad(fast.square().sum(), inputs), torch.autograd.grad(slow.square().sum(), inputs)
-    )
 
 
 def test_normalised_logits_are_cosines_times_the_scale() -> None:

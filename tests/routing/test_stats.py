@@ -25,7 +25,7 @@ from moe_bench.routing import (
 )
 from moe_bench.routing.stats import Tally
 
-from .problems import Problem, examples, problems
+from .problems import Problem, problems
 
 TABLE = Path(__file__).parents[2] / "docs" / "telemetry.md"
 
@@ -171,7 +171,6 @@ def test_the_table_in_the_docs_has_every_figure_of_every_router_and_no_other(nam
     assert router(torch.randn(2, 10, 8)).stats(detail).keys() == documented(kind, detail)
 
 
-@examples
 @given(problems())
 def test_padding_is_not_counted(problem: Problem) -> None:
     affinity = softmax(problem.logits)
