@@ -125,7 +125,6 @@ def test_a_slot_mixes_as_many_tokens_as_share_it_equally() -> None:
     assert stats["gate_entropy"] == pytest.approx(math.log(6))
 
 
-@examples
 @given(problems(), st.sampled_from(["token", "expert", "soft"]))
 def test_tallies_of_single_groups_add_up_to_the_tally_of_all(problem: Problem, kind: str) -> None:
     def tally(groups: slice) -> Tally:
