@@ -61,6 +61,36 @@ def test_every_router_leaves_a_finished_run_with_the_promised_summary(here: Path
     assert (run / "checkpoints" / "last").read_text().strip() == "step-00000002"
 
 
+OWN = """
+import torch
+from torch import nn
+from moe_bench.routing import token_choice
+
+class AllToTheLast(nn.Module):
+    def __init__(self, dim, experts, *, capacity, tokens):
+        super().__init__()
+        self.experts, self.capacity = experts, capacity
+
+    def forward(self, x, mask=None):
+        gates = torch.eye(self.experts, device=x.device)[-1].expand(*x.shape[:2], -1)
+        return token_choice(gates, gates, k=1, capacity=self.capacity.slots(x.shape[1], self.experts), mask=mask)
+"""
+
+
+def test_a_router_of_ones_own_is_measured_and_warned_of_like_ours(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "last_router.py").write_text(OWN)
+    mine = ["router=softmax_tc", "router.name=mine", "router.impl=last_router:AllToTheLast"]
+    assert moe_bench(*mine, *QUICK, "runtime.log_every=1", "runtime.telemetry=detailed") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "% of tokens dropped" in printed
+    assert printed.count("routing collapsed in blocks.1: 100.0 % of the tokens go to expert 7") == 1
+    (layer,) = (json.loads(line) for line in (only_run(here) / "routing" / "layers.jsonl").read_text().splitlines())
+    assert layer["load"] == [0] * 7 + [8]
+    assert layer["dropped_tokens"] == pytest.approx(1 - 1 / 8, abs=0.01)  # the last group is not full
+
+
 def test_the_same_command_again_skips_and_changes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert moe_bench(*QUICK) == 0
     before = {path: path.stat().st_mtime_ns for path in only_run(here).rglob("*") if path.is_file()}

@@ -38,7 +38,7 @@ def busiest(tally: Tally) -> tuple[float, float, int]:
 
 def warning(share: float, fair: float, expert: int, layer: str, others: int, soft: bool) -> str:
     """One line: where, how bad, what to try."""
-    more = f" ({others} more layers likewise)" if others else ""
+    more = f" (and {others} more)" if others else ""
     cure = (
         "a lower recipe.lr or router.normalize=true"
         if soft

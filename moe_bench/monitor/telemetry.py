@@ -127,9 +127,9 @@ def gather(tallies: Mapping[str, Tally], all_gather: Callable[[Tensor], Tensor])
     """The tallies of all ranks added up, on the host: one exchange, one copy. ``all_gather`` (N,) → (ranks, N)."""
     if not tallies:
         return {}
-    mine = torch.cat([tally.flat() for tally in tallies.values()])
-    sizes = [tally.flat().numel() for tally in tallies.values()]
-    ranks = all_gather(mine).view(-1, len(mine)).cpu()
+    mine = [tally.flat() for tally in tallies.values()]
+    sizes = [len(numbers) for numbers in mine]
+    ranks = all_gather(torch.cat(mine)).view(-1, sum(sizes)).cpu()
     by_layer = zip(tallies.items(), ranks.split(sizes, dim=1), strict=True)
     return {name: reduce(operator.add, map(tally.filled_from, rows)) for (name, tally), rows in by_layer}
 

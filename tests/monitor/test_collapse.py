@@ -35,9 +35,7 @@ def said_of(*steps: dict[str, Tally]) -> list[str]:
 
 def test_the_worst_layer_is_named_with_its_expert_its_share_and_what_to_try() -> None:
     (line,) = said_of({"blocks.1": tally_of(0.93), "blocks.3": tally_of(0.98), "blocks.5": tally_of(0.4)})
-    assert line.startswith(
-        "routing collapsed in blocks.3 (1 more layers likewise): 98.0 % of the tokens go to expert 3"
-    )
+    assert line.startswith("routing collapsed in blocks.3 (and 1 more): 98.0 % of the tokens go to expert 3")
     assert "12.5 % would be fair" in line
     assert "router.importance" in line
     assert "router=softmax_ec" in line
