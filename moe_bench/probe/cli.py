@@ -27,7 +27,7 @@ policies: fixed λ; best, chosen on the test sets as V-MoE does; heldout, by cro
 def run(argv: list[str]) -> int:
     """Prints a table, or JSON with ``--json``; writes nothing. Raises MoeBenchError for what cannot be done."""
     args = _parser().parse_args(argv)
-    config = _config(args.run)
+    config = run_config(args.run)
     settings = config.probe
     sources = args.data or list(settings.sets) or list(config.data.probe)
     if not sources:
@@ -115,7 +115,8 @@ def _numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"numbers like 1,5,10 wanted, not {text!r}") from None
 
 
-def _config(run: Path) -> Any:
+def run_config(run: Path) -> Any:
+    """The settings of a run, from its folder. Raises CheckpointError."""
     from moe_bench.config import from_dict
 
     path = run / "run.json"

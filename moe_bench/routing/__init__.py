@@ -3,8 +3,20 @@
     routing = make_router("sinkhorn_ec", dim=768, experts=32, capacity=Capacity(2.0))(x)   # x (G, T, D)
     y = routing.combine(experts(routing.dispatch(x)))                                      # eq. 2
 
-Read in this order: ``dispatch`` (eq. 2), ``affinity`` (eq. 6, 8), ``transport`` (eq. 9), ``choice`` (Algorithms 1, 2),
-``soft_moe`` (eq. 10-11), ``losses`` (Appendix A), ``router`` (the six by name).
+The paper, from front to back, and where each of its ideas lives:
+
+    section 1.2  eq. 2, the layer as a dispatch and a combine tensor   dispatch   Routing, SoftRouting
+            3.1  buffer capacity C                                     capacity   slots_per_expert
+            2.1  affinity of the softmax, eq. 6                        affinity   softmax
+                 Algorithm 1, token choice                             choice     token_choice
+            2.2  affinity of balanced transport, eq. 8                 affinity   sinkhorn
+            2.3  Algorithm 2, expert choice                            choice     expert_choice
+            2.5  affinity of sparse transport, eq. 9                   transport  sparse; more solvers in dual
+            2.6  Soft MoE, eq. 10-11                                   soft_moe   soft
+              A  importance loss; load loss, eq. 12-15                 losses     importance_loss, load_loss
+        2.1-2.6  the six routers by name, made of the above            router     make_router, PRESETS
+
+Beside the paper: ``numerics`` (precision, ties, padding), ``init`` (how a gate starts), ``stats`` (what a routing did).
 Names load on first use, so that ``moe_bench.routing.capacity`` can be had without torch.
 """
 

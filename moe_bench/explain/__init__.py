@@ -1,0 +1,1 @@
+"""What routers do with real pictures. Read ``scene`` (what they are shown), ``routed`` (what they do), ``draw``."""
