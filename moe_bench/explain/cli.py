@@ -90,7 +90,7 @@ def table(scene: Scene, factor: float, several: list[Routed]) -> str:
         f"gate {scene.origin}; logits {scene.logits.mean():.2f} ± {scene.logits.std():.2f}",
         "",
     ]
-    columns = ("router", "slots filled", "wishes turned away", "tokens in no slot", "experts a token", "weight a token")
+    columns = ("router", "slots filled", "wishes dropped", "tokens uncovered", "experts a token", "weight a token")
     rows = [columns, *(_row(routed) for routed in several)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(columns))]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
@@ -102,7 +102,7 @@ def _row(routed: Routed) -> tuple[str, ...]:
     return (
         routed.name,
         _share(slots if routed.soft else int(routed.dispatch.sum()), slots),
-        MISSING if routed.soft else _share(int(routed.turned_away.sum()), int(routed.wishes.sum())),
+        _share(int(routed.dropped.sum()), int(routed.wishes.sum())) if routed.wishes.any() else MISSING,
         _share(int(routed.uncovered.sum()), len(routed.uncovered)),
         f"{int(experts.min())} to {int(experts.max())}",
         f"{routed.combine.sum(-1).mean():.3f}",

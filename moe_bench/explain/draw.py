@@ -1,7 +1,7 @@
 """Pictures of routings: experts down, tokens across, and above each token the patch that it is.
 
 One colour scale of falling lightness, so that it holds in grey print and for every eye. What matters most has a shape
-too: a cross is a wish that was turned away, a hatch a token that no expert processes.
+too: a cross is a dropped wish, a hatch a token that no expert processes.
 
 T tokens of all pictures, E experts, C slots.
 """
@@ -168,14 +168,14 @@ def _bars(figure: Figure, grid: GridSpec, row: int, axes: Axes, amounts: Tensor,
 
 
 def _dispatch(figure: Figure, grid: GridSpec, row: int, axes: Axes, routed: Routed, scene: Scene) -> None:
-    """Who sits where, a cross for each wish that was turned away; beside it the slots, those wishes hatched."""
+    """Who sits where, a cross for each dropped wish; beside it the slots, and hatched the wishes beyond them."""
     _cells(axes, routed.dispatch, scene, seats=not routed.soft)
     if routed.soft:
         _scale(figure, grid, row, axes)
         return
-    token, expert = routed.turned_away.nonzero(as_tuple=True)
+    token, expert = routed.dropped.nonzero(as_tuple=True)
     axes.plot(_columns(scene)[token.numpy()], expert.numpy(), "x", color=LOST, markersize=3.5, markeredgewidth=1)
-    filled, lost = routed.dispatch.sum(0), routed.turned_away.sum(0).numpy()
+    filled, lost = routed.dispatch.sum(0), routed.dropped.sum(0).numpy()
     beside = _bars(figure, grid, row, axes, filled, routed.slots, "slots")
     full = lost.nonzero()[0]
     beside.barh(full, lost[full], 0.7, left=filled.numpy()[full], facecolor="white", edgecolor=LOST, hatch="/////")
@@ -185,17 +185,16 @@ def _dispatch(figure: Figure, grid: GridSpec, row: int, axes: Axes, routed: Rout
 def _dispatch_title(routed: Routed) -> str:
     if routed.soft:
         return "dispatch D: weight of the token in each slot of the expert"
-    lost = int(routed.turned_away.sum())
-    return "dispatch D: who sits in a slot" + (
-        f"; × a wish turned away ({lost} of {int(routed.wishes.sum())})" * (lost > 0)
-    )
+    lost = int(routed.dropped.sum())
+    crosses = f"; × a wish dropped ({lost} of {int(routed.wishes.sum())})" if lost else ""
+    return f"dispatch D: who sits in a slot{crosses}"
 
 
 def _covered(routed: Routed) -> str:
     lost, tokens = int(routed.uncovered.sum()), len(routed.uncovered)
     if routed.soft:
         return "each token in every slot of its picture, by weight"
-    return f"{lost} of {tokens} tokens in no slot" if lost else f"all {tokens} tokens in some slot"
+    return f"{lost} of {tokens} tokens in no slot"
 
 
 def _tokens(axes: Axes, routed: Routed, scene: Scene) -> None:
@@ -210,9 +209,5 @@ def _tokens(axes: Axes, routed: Routed, scene: Scene) -> None:
     axes.set(xlim=(-0.5, columns[-1] + 0.5), ylim=(0, top), xticks=[], yticks=[0, int(top)])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    _title(
-        axes,
-        "weight of the token in all slots together"
-        if routed.soft
-        else f"slots that hold the token; {_covered(routed)}",
-    )
+    weight = "weight of the token in all slots together"
+    _title(axes, weight if routed.soft else f"slots that hold the token; {_covered(routed)}")

@@ -23,16 +23,16 @@ class Routed:
     affinity: Tensor  # (T, E): who was chosen by; for Soft MoE the logits
     dispatch: Tensor  # (T, E): slots of the expert that hold the token; for Soft MoE its mean weight in the slots
     combine: Tensor  # (T, E): what the outputs of the expert's slots count for the token
-    wishes: Tensor  # (T, E) bool: whom the token asked for, or who took it; for Soft MoE nobody asks
+    wishes: Tensor  # (T, E) bool: whom the token asked for; nobody asks where experts choose or all is mixed
     slots: int  # of each expert, for all pictures together
     routing: Routing | SoftRouting
 
     @property
     def soft(self) -> bool:
-        return not bool(self.wishes.any())
+        return isinstance(self.routing, SoftRouting)
 
     @property
-    def turned_away(self) -> Tensor:
+    def dropped(self) -> Tensor:
         """(T, E) bool: wishes that found the expert full."""
         return self.wishes & (self.dispatch == 0)
 
@@ -57,13 +57,12 @@ def _sparse(scene: Scene, name: str, capacity: Capacity) -> Routed:
     router = SparseRouter(dim, experts, capacity=capacity, **PRESETS[name]).eval()
     router.gate.weight.copy_(scene.gate.T)
     routing: Routing = router(scene.tokens.flatten(0, 1).unsqueeze(0))
-    dispatch, combine = (tensor[0].sum(-1) for tensor in routing.tensors())
+    dispatch, combine = (tensor[0] for tensor in routing.tensors())  # (T, E, C)
     affinity = routing.affinity[0]
-    wishes = dispatch > 0
+    wishes = torch.zeros_like(affinity, dtype=torch.bool)
     if router.choice == "token":
-        best = affinity.sort(dim=-1, descending=True, stable=True).indices[:, : router.k]
-        wishes = torch.zeros_like(wishes).scatter(-1, best, True)
-    return Routed(name, affinity, dispatch, combine, wishes, routing.tensors()[0].shape[-1], routing)
+        wishes = wishes.scatter(-1, affinity.sort(dim=-1, descending=True, stable=True).indices[:, : router.k], True)
+    return Routed(name, affinity, dispatch.sum(-1), combine.sum(-1), wishes, dispatch.shape[-1], routing)
 
 
 def _soft(scene: Scene, capacity: Capacity) -> Routed:

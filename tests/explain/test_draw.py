@@ -39,9 +39,9 @@ def test_cells_are_the_tensors_with_a_gap_between_pictures(scene: Scene, routed:
         np.testing.assert_allclose(np.delete(cells, [16, 33], axis=1), values.numpy().T)
 
 
-def test_a_cross_marks_every_wish_that_was_turned_away(scene: Scene, routed: Routed) -> None:
+def test_a_cross_marks_every_dropped_wish(scene: Scene, routed: Routed) -> None:
     crosses = [place for line in titled(draw_router(scene, routed), "dispatch").lines for place in line.get_xdata()]
-    assert len(crosses) == int(routed.turned_away.sum())
+    assert len(crosses) == int(routed.dropped.sum())
     assert bool(crosses) == routed.name.endswith("_tc")
 
 
