@@ -112,7 +112,7 @@ def test_the_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "said"),
-    [("reprot", "`moe-bench report`"), ("fly", "ls, report, shards, bench, probe"), ("router", "type router=dense")],
+    [("reprot", "`moe-bench report`"), ("fly", ", ".join(cli.VERBS)), ("router", "type router=dense")],
 )
 def test_an_unknown_verb_is_met_with_a_known_one(typed: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"no verb '{typed}'") as caught:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from moe_bench.monitor.units import MISSING, percent
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from moe_bench.data.index import ShardIndex
     from moe_bench.explain.routed import Routed
     from moe_bench.explain.scene import Scene
 
@@ -53,14 +53,11 @@ def run(argv: list[str]) -> int:
 
 def _by_construction(args: argparse.Namespace) -> tuple[Scene, float]:
     """A scene whose gate is made from its pictures, and the capacity factor."""
-    from moe_bench.data.digits import ensure_upstream
-    from moe_bench.data.index import open_split
-    from moe_bench.data.sources import split_of
     from moe_bench.explain.scene import IMAGE_SIZE, PATCH, constructed, read_pictures
 
-    folder = Path(args.images).expanduser() if args.images and args.images != "digits" else ensure_upstream()
-    pictures = read_pictures(open_split(split_of(folder, "val")), args.pictures, IMAGE_SIZE)
-    return constructed(pictures, PATCH, args.experts or EXPERTS, folder.resolve().name), args.capacity or 1.0
+    index, data = _pictures(args.images or "digits")
+    pictures = read_pictures(index, args.pictures, IMAGE_SIZE)
+    return constructed(pictures, PATCH, args.experts or EXPERTS, data), args.capacity or 1.0
 
 
 def _from_run(args: argparse.Namespace) -> tuple[Scene, float]:
@@ -73,12 +70,24 @@ def _from_run(args: argparse.Namespace) -> tuple[Scene, float]:
     if args.experts not in (None, config.model.experts):
         raise ConfigError(f"--experts {args.experts}: the gate of {args.run} has {config.model.experts}")
     if args.images:
-        config = replace(config, data=replace(config.data, path=args.images, train=None, val=None))
-    found = pictures(config.data)
+        index, data = _pictures(args.images)
+    else:
+        own = pictures(config.data)
+        index, data = own.val, own.name
     model, _ = load_model(args.run, config)
-    shown = read_pictures(found.val, args.pictures, config.model.image_size, config.data.crop)
-    scene = trained(model, shown, config.model.patch, found.name, args.run.resolve().name)
+    shown = read_pictures(index, args.pictures, config.model.image_size, config.data.crop)
+    scene = trained(model, shown, config.model.patch, data, args.run.resolve().name)
     return scene, args.capacity or config.capacity.factor
+
+
+def _pictures(images: str) -> tuple[ShardIndex, str]:
+    """The validation pictures of a folder of shards, or of "digits", and their name."""
+    from moe_bench.data.digits import ensure_upstream
+    from moe_bench.data.index import open_split
+    from moe_bench.data.sources import split_of
+
+    folder = ensure_upstream() if images == "digits" else Path(images).expanduser().resolve()
+    return open_split(split_of(folder, "val")), folder.name
 
 
 def table(scene: Scene, factor: float, several: list[Routed]) -> str:
@@ -131,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=("routers",), help="all routers, a picture each and one of all")
+    parser.add_argument(
+        "what", choices=("routers",), metavar="routers", help="all routers, a picture each and one of all"
+    )
     parser.add_argument("--images", metavar="DIR", help='a folder of shards, or "digits" [the run\'s, or digits]')
     parser.add_argument("--run", type=Path, metavar="RUN", help="a run folder whose gate is used [by construction]")
     parser.add_argument("--pictures", type=int, default=4, metavar="N", help="pictures routed together [4]")

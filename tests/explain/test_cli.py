@@ -71,7 +71,7 @@ def test_there_is_a_picture_of_every_router_and_one_of_all(
 
 
 def test_a_run_gives_its_gate_its_pictures_and_its_capacity(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["moe-bench", "router=softmax_tc", "capacity=2", *QUICK])
@@ -82,6 +82,9 @@ def test_a_run_gives_its_gate_its_pictures_and_its_capacity(
     text = capsys.readouterr().out
     assert f"gate of block 1 of {folder.name}" in text
     assert "2 pictures of digits: 32 tokens, 8 experts, capacity 2" in text
+    words = ["routers", "--run", str(folder), "--images", str(shards), "--pictures", "5", "--capacity", "1"]
+    scene, factor = cli._from_run(cli._parser().parse_args(words))
+    assert cli.table(scene, factor, []).startswith("5 pictures of birds: 80 tokens, 8 experts, capacity 1\n")
     with pytest.raises(ConfigError, match="--experts 4"):
         program.dispatch(["explain", "routers", "--run", str(folder), "--experts", "4"])
 
