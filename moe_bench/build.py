@@ -21,6 +21,7 @@ from moe_bench.data.datamodule import ImageData
 from moe_bench.data.decode import Augmentation
 from moe_bench.data.digits import ensure_upstream
 from moe_bench.data.index import ShardIndex, open_split
+from moe_bench.data.loader import default_workers
 from moe_bench.data.sources import split_of
 from moe_bench.errors import ConfigError
 from moe_bench.model import from_config
@@ -37,6 +38,7 @@ from moe_bench.monitor.throughput import StepClock, Throughput
 from moe_bench.monitor.wandb_logger import WandbLogger
 from moe_bench.probe.callback import ProbeCallback
 from moe_bench.probe.score import Protocol, open_sets
+from moe_bench.ranks import Alone
 from moe_bench.training.checkpoint import Checkpointer
 from moe_bench.training.memory import free_bytes
 from moe_bench.training.module import LitViT, Optimization
@@ -45,6 +47,7 @@ from moe_bench.training.rehearse import image_seconds
 from moe_bench.training.stop import StopAtBoundary, StopSignals
 from moe_bench.training.strategy import Place, accumulation, make_trainer, resolve
 from moe_bench.training.validation import Validation
+from moe_bench.training.whereabouts import whereabouts
 
 DIGITS = "digits"  # as data.path: the embedded pictures
 GB = 1e9
@@ -88,17 +91,20 @@ def price(cfg: Config, num_classes: int) -> Cost:
     return cost(cfg.model, cfg.router, cfg.capacity, num_classes)
 
 
-def device_batch(cfg: Config, at: Place, costs: Cost) -> int:
+def device_batch(cfg: Config, at: Place, costs: Cost, group: Alone) -> int:
     """Images at once on a device: as asked for, or the most that fit its memory in whole routing groups.
+
+    Of all ranks the one with the least memory decides; on a CPU those of a machine share it.
 
     Raises ConfigError with the numbers, before anything large is allocated, where the model cannot fit.
     """
     asked = cfg.runtime.device_batch
-    free = cfg.runtime.memory_gb * GB if cfg.runtime.memory_gb else free_bytes(at.accelerator)
+    found_free = cfg.runtime.memory_gb * GB if cfg.runtime.memory_gb else free_bytes(at.accelerator)
+    free = group.smallest(round(found_free / (at.devices if at.accelerator == "cpu" else 1)))
     found = fits(
         costs,
         asked or cfg.recipe.batch // at.world,
-        round(free),
+        free,
         optimizer=cfg.recipe.optimizer,
         autocast=at.precision.startswith("bf16"),
     )
@@ -133,6 +139,13 @@ def training_workers(cfg: Config, at: Place, costs: Cost) -> int | None:
     """
     if cfg.runtime.workers is None and at.accelerator == "cpu" and costs.params_total * FLOAT32 > GB:
         return 0
+    return workers(cfg, at)
+
+
+def workers(cfg: Config, at: Place) -> int | None:
+    """Data processes of a rank: as asked for, or None, as the data module sees fit where it is alone on its machine."""
+    if cfg.runtime.workers is None and at.devices > 1:
+        return default_workers(at.devices)
     return cfg.runtime.workers
 
 
@@ -215,16 +228,18 @@ class Fit:
             self.wandb.close(exit_code, summary)
 
 
-def fit(cfg: Config, at: Place, data: ImageData, folder: RunFolder, signals: StopSignals, console: Console) -> Fit:
+def fit(
+    cfg: Config, at: Place, data: ImageData, folder: RunFolder, signals: StopSignals, console: Console, group: Alone
+) -> Fit:
     """The trainer with its callbacks in the order that they rely on: measure, evaluate, write, save, stop."""
     r, run = cfg.recipe, cfg.runtime
     clock = StepClock()
     throughput = Throughput(clock, r.batch, at.world, run.log_every)
-    progress = RunProgress(console, throughput, validation_batches=-(-data.val_size // data.device_batch))
+    progress = RunProgress(console, throughput, validation_batches=-(-data.val_size // (data.device_batch * at.world)))
     measures = Measures(
         throughput,
         Validation(data.val_dataloader, data.val_size, every=r.eval_every, check=signals.check),
-        probe(cfg, data.device_batch, signals, progress),
+        probe(cfg, at, data.device_batch, signals, progress, group),
     )
     checkpointer = Checkpointer(
         folder.checkpoints,
@@ -240,6 +255,7 @@ def fit(cfg: Config, at: Place, data: ImageData, folder: RunFolder, signals: Sto
         accumulation=accumulation(r.batch, at.world, data.device_batch),
         callbacks=[
             throughput,
+            *whereabouts(),
             RoutingTelemetry(
                 folder.routing,
                 run.log_every,
@@ -259,19 +275,22 @@ def fit(cfg: Config, at: Place, data: ImageData, folder: RunFolder, signals: Sto
         deterministic=run.deterministic,
         folder=folder.path,
         profiler=clock,
+        timeout_s=run.timeout_s,
     )
     return Fit(trainer, measures, wandb)
 
 
-def probe(cfg: Config, batch: int, signals: StopSignals, progress: RunProgress) -> ProbeCallback:
+def probe(
+    cfg: Config, at: Place, batch: int, signals: StopSignals, progress: RunProgress, group: Alone
+) -> ProbeCallback:
     """The few-shot probe on the sets of the run; encoded in batches of ``batch`` pictures."""
     p = cfg.probe
     return ProbeCallback(
-        open_sets(p.sets, cfg.data.cache_dir),
+        group.in_turn(lambda: open_sets(p.sets, cfg.data.cache_dir, progress=group.rank.rank == 0)),
         Protocol(tuple(p.shots), p.draws, p.policy, p.l2, p.crop),
         image_size=cfg.model.image_size,
         batch=batch,
-        workers=cfg.runtime.workers,
+        workers=workers(cfg, at),
         every=p.every,
         check=signals.check,
         phase=progress.phase,

@@ -19,6 +19,7 @@ from moe_bench.config.groups import conf_dir, find_groups
 from moe_bench.config.problems import did_you_mean
 from moe_bench.errors import ConfigError
 from moe_bench.guard import guarded
+from moe_bench.ranks import find_rank
 
 if TYPE_CHECKING:
     from moe_bench.config import Config
@@ -95,10 +96,23 @@ def train(args: argparse.Namespace) -> int:
         return local.run(asked, args.config_dir)
 
     def action() -> int:
-        import_module("moe_bench.train").run(asked.config, args.overrides)
+        start(asked.config, args.overrides, sys.argv[1:])
         return 0
 
     return guarded(action, folder=run_folder(asked.config))
+
+
+def start(config: Config, overrides: list[str], words: Sequence[str]) -> Any:
+    """Train, as one of the ranks of a run or as the process that starts them with ``words``; returns val/prec1."""
+    train, runtime = import_module("moe_bench.train"), config.runtime
+    rank = find_rank(runtime.devices, runtime.nodes)
+    if rank is not None:
+        return train.run(config, overrides, rank)
+    if not train.skipped(config):
+        from moe_bench.launch import ranks
+
+        ranks.run(words, runtime.devices, run_folder(config))
+    return train.prec1(config)
 
 
 def plan(args: argparse.Namespace) -> Plan:
@@ -144,8 +158,8 @@ def through_hydra(words: list[str], config_dir: str | None) -> int:
         from moe_bench.config import load
 
         overrides = list(HydraConfig.get().overrides.task)
-        result: float | None = import_module("moe_bench.train").run(load(overrides, config_dir), overrides)
-        return result
+        flags = ["--run", *(["--config-dir", config_dir] if config_dir else [])]
+        return start(load(overrides, config_dir), overrides, [*flags, *overrides])
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are, instead of as a traceback and exit code 1
     sys.argv[1:] = words

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 
 class MoeBenchError(Exception):
-    """A failure whose message is all a user needs. ``exit_code`` is what the process returns."""
+    """A failure whose message is all a user needs. ``exit_code`` is what the process returns.
+
+    ``everywhere`` is set on an error that every rank of a run raises alike, so that one of them tells it.
+    """
 
     exit_code = 1
+    everywhere = False
 
 
 class ConfigError(MoeBenchError):
@@ -35,6 +39,7 @@ class DivergedError(MoeBenchError):
     """The loss or a gradient stopped being finite."""
 
     exit_code = 5
+    everywhere = True  # decided from figures that all ranks share
 
 
 class RunInUseError(MoeBenchError):
@@ -67,6 +72,16 @@ EXIT_SIGTERM = 143
 
 class Interrupted(MoeBenchError):
     """A signal asked the run to stop, and it did. ``exit_code`` is EXIT_SIGINT or EXIT_SIGTERM."""
+
+    everywhere = True
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class RankError(MoeBenchError):
+    """What ended another rank of this run, in that rank's words and with its exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)

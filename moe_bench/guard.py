@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from moe_bench import interrupt
+from moe_bench import interrupt, ranks
 from moe_bench.errors import EXIT_SIGINT, MoeBenchError
 
 DEBUG_VARIABLE = "MOE_BENCH_DEBUG"
@@ -31,19 +31,26 @@ def guarded(action: Callable[[], int], folder: Path | None = None) -> int:
         return code
     except MoeBenchError as error:
         _print_traceback_if_asked()
-        print(f"moe-bench: {error}", file=sys.stderr)
-        return error.exit_code
+        return _end(str(error), error.exit_code, everywhere=error.everywhere)
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_SIGPIPE
     except (Exception, KeyboardInterrupt) as error:
         _print_traceback_if_asked()
         if isinstance(error, KeyboardInterrupt) or interrupt.received():
-            print("moe-bench: interrupted", file=sys.stderr)
-            return EXIT_SIGINT
+            return _end("interrupted", EXIT_SIGINT, everywhere=True)
         last = traceback.format_exception_only(error)[-1].strip()
-        print(f"moe-bench: a bug, sorry: {last}\nThe traceback is in {_keep_traceback(folder)}", file=sys.stderr)
-        return 1
+        return _end(f"a bug, sorry: {last}\nThe traceback is in {_keep_traceback(folder)}", 1)
+
+
+def _end(message: str, code: int, everywhere: bool = False) -> int:
+    """Tell ``message``, once: a rank hands it to the process that started it, which hears all of them."""
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0")
+    if (line := ranks.line()) is not None:
+        line.tell(end=code, message=message)
+    elif rank == "0" or not everywhere:
+        print(f"moe-bench: {message}", file=sys.stderr)
+    return code
 
 
 def _print_traceback_if_asked() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moe_bench.config import Config, run_id, science, to_dict
 from moe_bench.config.argv import as_typed
+from moe_bench.monitor.atomic import read_json
 from moe_bench.monitor.console import make_console
 from moe_bench.monitor.folder import RunFolder, Start
+from moe_bench.ranks import Alone, Rank
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,23 +20,55 @@ if TYPE_CHECKING:
     from moe_bench.training.store import Saved
 
 
-def run(cfg: Config, overrides: list[str]) -> float | None:
+def run(cfg: Config, overrides: list[str], rank: Rank = Alone.rank) -> float | None:
     """Do what ``cfg`` asks for, or what is left of it; returns val/prec1, for whoever searches over settings.
 
-    ``overrides`` are what the user typed, kept in run.json. A finished run is skipped without importing torch.
-    Raises MoeBenchError for all that can go wrong; status.json then says what did.
+    ``overrides`` are what the user typed, kept in run.json; ``rank`` is this process's place among those of the run. A
+    finished run is skipped without importing torch. Raises MoeBenchError for all that can go wrong; status.json then
+    says what did.
     """
-    console = make_console()
-    record = {"run_id": run_id(cfg), "config": to_dict(cfg), "overrides": overrides, "science": science(cfg)}
-    with RunFolder(Path(cfg.runs_dir) / run_id(cfg)) as folder:
-        start = folder.open(record, resume=cfg.runtime.resume, force=cfg.force, find_checkpoint=_newest_whole)
+    folder, console = run_folder(cfg, writer=rank.rank == 0), make_console(quiet=rank.rank > 0)
+    with folder, _group(cfg, rank) as group:
+        start = group.decided(lambda: _open(cfg, folder, overrides))
         if start.summary is None:
-            return _train(cfg, folder, start, console)
+            return _train(cfg, folder, start, console, group)
     console.print(start.note)
     return start.summary.get("val/prec1")
 
 
-def _train(cfg: Config, folder: RunFolder, start: Start, console: Console) -> float | None:
+def skipped(cfg: Config) -> bool:
+    """Whether there is nothing left to do; says so if it is."""
+    finished = None if cfg.force else run_folder(cfg, writer=False).finished(science(cfg))
+    if finished is not None:
+        make_console().print(finished.note)
+    return finished is not None
+
+
+def prec1(cfg: Config) -> float | None:
+    """val/prec1 of a run that is finished."""
+    summary: dict[str, Any] = read_json(run_folder(cfg, writer=False).summary_json) or {}
+    return summary.get("val/prec1")
+
+
+def run_folder(cfg: Config, writer: bool) -> RunFolder:
+    return RunFolder(Path(cfg.runs_dir) / run_id(cfg), writer)
+
+
+def _open(cfg: Config, folder: RunFolder, overrides: list[str]) -> Start:
+    record = {"run_id": run_id(cfg), "config": to_dict(cfg), "overrides": overrides, "science": science(cfg)}
+    return folder.open(record, resume=cfg.runtime.resume, force=cfg.force, find_checkpoint=_newest_whole)
+
+
+def _group(cfg: Config, rank: Rank) -> AbstractContextManager[Alone]:
+    if rank.world == 1:
+        return nullcontext(Alone())  # without torch, for a run that is finished
+    from moe_bench import build
+    from moe_bench.training.group import joined
+
+    return joined(rank, build.place(cfg), cfg.runtime.timeout_s)
+
+
+def _train(cfg: Config, folder: RunFolder, start: Start, console: Console, group: Alone) -> float | None:
     # Here, so that a finished run is skipped and a mistake is told before torch is loaded.
     from moe_bench import build, result
     from moe_bench.monitor.header import header
@@ -41,13 +76,14 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console) -> fl
     from moe_bench.training.stop import StopSignals
 
     with StopSignals() as signals:
+        signals.agree = group.largest
         at = build.place(cfg)
-        found = build.pictures(cfg.data)
+        found = group.in_turn(lambda: build.pictures(cfg.data, progress=not console.quiet))
         costs = build.price(cfg, found.num_classes)
-        pieces = build.device_batch(cfg, at, costs)
+        pieces = build.device_batch(cfg, at, costs, group)
         module = build.module(cfg, found.num_classes)
         data = build.image_data(cfg, found, pieces, build.training_workers(cfg, at, costs))
-        fit = build.fit(cfg, at, data, folder, signals, console)
+        fit = build.fit(cfg, at, data, folder, signals, console, group)
         folder.record(device=at.name, world_size=at.world, precision=at.precision, device_batch=pieces)
         about_s = build.expected_seconds(cfg, at, module, pieces, start.step)
         signals.check()

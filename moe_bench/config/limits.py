@@ -79,4 +79,5 @@ LIMITS: dict[str, Limit] = {
     "runtime.keep_checkpoints": COUNT,
     "runtime.log_every": COUNT,
     "runtime.memory_gb": POSITIVE,
+    "runtime.timeout_s": POSITIVE,
 }

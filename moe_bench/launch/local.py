@@ -20,6 +20,7 @@ from types import FrameType
 from moe_bench import config
 from moe_bench.config.sweep import Plan
 from moe_bench.errors import EXIT_SIGINT, EXIT_SIGTERM, ConfigError, SweepError
+from moe_bench.launch.python import this_program
 
 MEANING = {
     0: "finished",
@@ -109,11 +110,10 @@ def _run_cell(plan: Plan, cell: Sequence[str], label: str, config_dir: str | Non
 
 
 def command(plan: Plan, cell: Sequence[str], config_dir: str | None) -> list[str]:
-    """The command line of one cell. Like this process, it finds modules in the current directory, or does not."""
-    isolated = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
+    """The command line of one cell."""
     flags = ["--run"] if plan.by_preset else []
     flags += ["--config-dir", config_dir] if config_dir else []
-    return [sys.executable, *isolated, "-m", "moe_bench", *flags, *cell]
+    return [*this_program(), *flags, *cell]
 
 
 @contextmanager

@@ -20,11 +20,11 @@ class PatientConsole(Console):
         os.dup2(nowhere, self.file.fileno())
 
 
-def make_console(file: TextIO | None = None) -> Console:
+def make_console(file: TextIO | None = None, quiet: bool = False) -> Console:
     """A sober console: no guessed colours in numbers; a pipe gets plain text of a fixed width; nothing it cannot print
-    is an error (a terminal without UTF-8 shows "?")."""
+    is an error (a terminal without UTF-8 shows "?"). ``quiet`` prints nothing: for all ranks but the first."""
     file = sys.stdout if file is None else file
     if hasattr(file, "reconfigure") and (file.encoding or "").lower().replace("-", "") != "utf8":
         file.reconfigure(errors="replace")
     width = None if file.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
-    return PatientConsole(file=file, width=width, highlight=False, emoji=False, markup=False)
+    return PatientConsole(file=file, width=width, quiet=quiet, highlight=False, emoji=False, markup=False)

@@ -24,7 +24,7 @@ from moe_bench.config.identity import difference
 from moe_bench.errors import CheckpointError, ConfigError
 from moe_bench.monitor.atomic import FOLDER_MODE, free_space, plain, read_json, write_json
 from moe_bench.monitor.environment import host, snapshot
-from moe_bench.monitor.lifecycle import Checkpoint, Start, begin, outcome, skip
+from moe_bench.monitor.lifecycle import BY_SIGNAL, Checkpoint, Start, begin, outcome, skip
 from moe_bench.monitor.lock import FolderLock, now
 from moe_bench.monitor.pulse import Pulse
 from moe_bench.monitor.rows import cut_after
@@ -38,8 +38,8 @@ BEAT_S = 10.0  # well below LEASE_S, after which another host takes a run for de
 class RunFolder:
     """Use as a context: leaving it releases the lock, and an error on the way is written to status.json.
 
-    ``writer`` is True on rank 0 only; on other ranks nothing is locked or written, and ``open`` only looks. From
-    ``open`` to its end a run that is not skipped has a fresh heartbeat in status.json every ``beat_s`` seconds.
+    ``writer`` is True on rank 0 only; on other ranks nothing is locked or written, and rank 0 tells them its ``Start``.
+    From ``open`` to its end a run that is not skipped has a fresh heartbeat in status.json every ``beat_s`` seconds.
     """
 
     def __init__(self, path: str | os.PathLike[str], writer: bool = True, beat_s: float = BEAT_S) -> None:
@@ -75,11 +75,9 @@ class RunFolder:
         Raises, leaving what is there as it is: RunInUseError (another process writes it), ConfigError (it holds another
         run), CheckpointError ("must" without a checkpoint, or the file system refuses).
         """
-        force = force and self.writer  # rank 0 has put the old run aside before other ranks look
-        if not force and (finished := self._finished(record)):
+        if not force and (finished := self.finished(record.get("science"))):
             return finished
-        if self.writer:
-            self._take()
+        self._take()
         try:
             return self._decide(record, find_checkpoint, resume, force)
         except BaseException:
@@ -124,6 +122,16 @@ class RunFolder:
             self._stop_pulse()
             self.update(state="finished", exit_code=0, reason=None, ended=now())
             write_json(self.summary_json, redact(plain(summary)))
+
+    def settle(self, pid: int, exit_code: int, reason: str) -> None:
+        """Write how a run ended whose writer ``pid`` was killed before it could. For who watched over it."""
+        status = read_json(self.status_json) or {}
+        if (status.get("state"), status.get("pid")) != ("running", pid):
+            return
+        self._take()
+        self._status = status
+        self.update(state=BY_SIGNAL.get(exit_code, "failed"), exit_code=exit_code, reason=reason, ended=now())
+        self.close()
 
     def fail(self, error: BaseException) -> None:
         """Write why the run ended early; the traceback goes to error.log."""
@@ -188,30 +196,30 @@ class RunFolder:
         lock.acquire(read_json(self.status_json))
         self._lock = lock
 
-    def _finished(self, record: dict[str, Any]) -> Start | None:
+    def finished(self, science: dict[str, Any] | None) -> Start | None:
+        """What to say of a run that is complete; None if it is not. Raises ConfigError if it is another run."""
         summary = read_json(self.summary_json)
         if summary is None:
             return None
-        self._check_science(record)
+        self._check_science(science)
         return skip(self.path.name, summary)
 
     def _decide(
         self, record: dict[str, Any], find_checkpoint: Callable[[Path], Checkpoint | None], resume: str, force: bool
     ) -> Start:
         if not force:
-            if finished := self._finished(record):  # by the process that held the lock until now
+            if finished := self.finished(record.get("science")):  # by the process that held the lock until now
                 self.close()
                 return finished
-            self._check_science(record)
-        aside = self._put_aside() if self.writer and self.run_json.exists() and (force or resume == "never") else None
+            self._check_science(record.get("science"))
+        aside = self._put_aside() if self.run_json.exists() and (force or resume == "never") else None
         checkpoint = find_checkpoint(self.checkpoints) if resume != "never" and self.checkpoints.is_dir() else None
         if resume == "must" and checkpoint is None:
             raise CheckpointError(
                 f"resume=must, but {self.checkpoints} holds no checkpoint. Use runtime.resume=auto to start at step 0."
             )
         start = begin(read_json(self.status_json) or {}, checkpoint, aside)
-        if self.writer:
-            self._begin(record, start)
+        self._begin(record, start)
         return start
 
     def _begin(self, record: dict[str, Any], start: Start) -> None:
@@ -233,11 +241,11 @@ class RunFolder:
         self.update(pid=os.getpid(), host=host(), started=started, exit_code=None, reason=None)
         self._pulse = Pulse(self.update, self._beat_s)
 
-    def _check_science(self, record: dict[str, Any]) -> None:
+    def _check_science(self, science: dict[str, Any] | None) -> None:
         stored = (read_json(self.run_json) or {}).get("science")
-        if not stored or "science" not in record:
+        if not stored or science is None:
             return
-        changes = difference(stored, redact(plain(record["science"])))
+        changes = difference(stored, redact(plain(science)))
         if changes:
             raise ConfigError(
                 f"{self.path} holds another run. These settings differ (there → asked):\n  "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from statistics import median
 from typing import cast
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from moe_bench.probe.features import FLOOR_SIZE, pixels, pre_logits
 from moe_bench.probe.score import ProbeSet, Protocol, Reader, Score, batches, score
+from moe_bench.training.group import all_rows
 from moe_bench.training.periodic import Periodic, evaluating
 
 Phase = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
@@ -56,21 +58,19 @@ class ProbeCallback(Periodic):
     def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         if not self.sets:
             return {}
-        with self._advancing("raw-pixel floor", not self.floors) as advance:
-            if not self.floors:
-                self.floors = floor(self.sets, self.protocol, self.image_size, self.batch, self.workers, advance)
-        reader = Reader(self.image_size, self.batch, self.workers, module.device)
+        together = (trainer.global_rank, trainer.world_size, all_rows)
+        reader = Reader(self.image_size, self.batch, self.workers, module.device, *together)
+        if not self.floors:
+            with self._advancing("raw-pixel floor", reader.world) as advance:
+                self.floors = floor(self.sets, self.protocol, reader, advance)
         encode = pre_logits(cast(nn.Module, module.model), trainer.precision_plugin.val_step_context)
-        with evaluating(module), self._advancing("probe") as advance:
+        with evaluating(module), self._advancing("probe", reader.world) as advance:
             self.scores = score(self.sets, self.protocol, encode, reader, advance)
         return figures(self.scores, self.floors)
 
     @contextmanager
-    def _advancing(self, label: str, shown: bool = True) -> Iterator[Callable[[], None]]:
-        if not shown:
-            yield self.check
-            return
-        with self.phase(label, batches(self.sets, self.protocol, self.batch)) as advance:
+    def _advancing(self, label: str, world: int) -> Iterator[Callable[[], None]]:
+        with self.phase(label, batches(self.sets, self.protocol, self.batch * world)) as advance:
 
             def step() -> None:
                 advance()
@@ -80,15 +80,11 @@ class ProbeCallback(Periodic):
 
 
 def floor(
-    sets: Sequence[ProbeSet],
-    protocol: Protocol,
-    image_size: int,
-    batch: int,
-    workers: int | None = None,
-    advance: Callable[[], None] = lambda: None,
+    sets: Sequence[ProbeSet], protocol: Protocol, reader: Reader, advance: Callable[[], None] = lambda: None
 ) -> list[Score]:
     """The scores of raw pixels under the same protocol, from pictures of at most ``FLOOR_SIZE`` pixels a side."""
-    return score(sets, protocol, pixels, Reader(min(image_size, FLOOR_SIZE), batch, workers), advance)
+    low = replace(reader, image_size=min(reader.image_size, FLOOR_SIZE), device="cpu")
+    return score(sets, protocol, pixels, low, advance)
 
 
 def figures(scores: Sequence[Score], floors: Sequence[Score]) -> dict[str, float]:

@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
     device = _device(args.device)
     reader = Reader(config.model.image_size, args.batch, args.workers, device)
     scores = score(sets, protocol, pre_logits(model.eval().to(device)), reader)
-    floors = floor(sets, protocol, config.model.image_size, args.batch, args.workers)
+    floors = floor(sets, protocol, reader)
     told = [
         {**asdict(one), "floor": low.accuracy, "step": step, "run": str(args.run)} for one, low in zip(scores, floors)
     ]

@@ -19,10 +19,11 @@ def extract(
     loader: Iterable[Batch],
     device: torch.device | str = "cpu",
     advance: Callable[[], None] = lambda: None,
+    collect: Callable[[Tensor], Tensor] = lambda rows: rows,
 ) -> tuple[Tensor, Tensor]:
     """Features (N, D) float32 and labels (N,) of the valid pictures, ordered by their number, on the CPU.
 
-    ``advance`` is called after each batch.
+    ``advance`` is called after each batch. ``collect`` gives the rows of all ranks for those of this one.
     """
     features, labels, numbers = [], [], []
     for batch in loader:
@@ -32,8 +33,8 @@ def extract(
         labels.append(batch["label"][valid, 0])
         numbers.append(batch["index"][valid])
         advance()
-    order = torch.cat(numbers).argsort()
-    return torch.cat(features)[order], torch.cat(labels)[order]
+    order = collect(torch.cat(numbers)).argsort()
+    return collect(torch.cat(features))[order], collect(torch.cat(labels))[order]
 
 
 def pre_logits(model: nn.Module, context: Callable[[], AbstractContextManager[object]] = nullcontext) -> Encoder:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from moe_bench.data.digits import ensure_downstream
 from moe_bench.data.index import ShardIndex, open_split
-from moe_bench.data.loader import BatchLoader, eval_loader
+from moe_bench.data.loader import eval_loader
+from moe_bench.data.plan import evaluation_share
 from moe_bench.data.sources import split_of
 from moe_bench.errors import ConfigError
 from moe_bench.probe.features import Encoder, extract
@@ -112,32 +113,39 @@ class Examples:
 
 @dataclass(frozen=True)
 class Reader:
-    """How pictures are read for the probe."""
+    """How pictures are read for the probe: each of ``world`` ranks reads its share, ``collect`` brings all together."""
 
     image_size: int
     batch: int = 256
     workers: int | None = None
     device: torch.device | str = "cpu"
+    rank: int = 0
+    world: int = 1
+    collect: Callable[[Tensor], Tensor] = lambda rows: rows
 
     def examples(
         self, data: ProbeSet, protocol: Protocol, encode: Encoder, advance: Callable[[], None] = lambda: None
     ) -> Examples:
         labels, most = data.train.labels[:, 0], max(protocol.shots)
         drawn = np.unique(np.concatenate([draw(labels, most, seed) for seed in range(protocol.draws)]))
-        train_x, train_y = extract(encode, self._loader(data.train, drawn, protocol), self.device, advance)
-        test_x, test_y = extract(encode, self._loader(data.test, None, protocol), self.device, advance)
+        train_x, train_y = self._extract(data.train, drawn, protocol, encode, advance)
+        every = np.arange(len(data.test))
+        test_x, test_y = self._extract(data.test, every, protocol, encode, advance)
         return Examples(drawn, train_x, train_y, test_x, test_y)
 
-    def _loader(self, index: ShardIndex, numbers: np.ndarray | None, protocol: Protocol) -> BatchLoader:
-        return eval_loader(
+    def _extract(
+        self, index: ShardIndex, numbers: np.ndarray, protocol: Protocol, encode: Encoder, advance: Callable[[], None]
+    ) -> tuple[Tensor, Tensor]:
+        loader = eval_loader(
             index,
-            numbers,
+            evaluation_share(numbers, self.batch, self.rank, self.world),
             image_size=self.image_size,
             crop=protocol.crop,
             squeeze=True,
             batch=self.batch,
             workers=self.workers,
         )
+        return extract(encode, loader, self.device, advance, self.collect)
 
 
 def score(
@@ -173,7 +181,7 @@ def _score(
 
 
 def batches(sets: Sequence[ProbeSet], protocol: Protocol, batch: int) -> int:
-    """How often ``score`` calls ``advance``."""
+    """How often ``score`` calls ``advance``, with ``batch`` pictures at once on all ranks together."""
     total = 0
     for data in sets:
         labels, most = data.train.labels[:, 0], max(protocol.shots)

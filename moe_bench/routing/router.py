@@ -31,6 +31,7 @@ from moe_bench.routing.choice import PRIORITIES, expert_choice, token_choice
 from moe_bench.routing.dispatch import Routing
 from moe_bench.routing.init import lecun_normal_
 from moe_bench.routing.losses import gshard_loss, importance_loss, load_loss, z_loss
+from moe_bench.routing.noise import normal_like
 from moe_bench.routing.numerics import no_autocast, wide
 from moe_bench.routing.soft_moe import SoftRouter
 from moe_bench.routing.transport import SOLVERS, sparse
@@ -59,6 +60,8 @@ class SparseRouter(nn.Module):
     ``gshard`` and ``z_loss`` two more, all of the logits whatever the affinity. ``iterations`` None: 20, or what the
     sparse solver needs. ``solver`` and ``solver_lr`` are of the sparse affinity.
     """
+
+    noise_place: Tensor | None
 
     def __init__(
         self,
@@ -97,6 +100,7 @@ class SparseRouter(nn.Module):
         self.loss_weights = {name: weight for name, weight in weights.items() if weight}
         self.iterations, self.solver, self.solver_lr, self.priority = iterations, solver, solver_lr, priority
         self.gate = nn.Linear(dim, experts, bias=False)
+        self.register_buffer("noise_place", None, persistent=False)  # of the first group; see noise.py
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -107,7 +111,7 @@ class SparseRouter(nn.Module):
         slots = self.capacity.slots(x.shape[1], self.gate.out_features)
         noise_std = self.noise / self.gate.out_features if self.training else 0.0
         clean = self._logits(x)
-        noisy = clean + noise_std * torch.randn_like(clean) if noise_std else clean
+        noisy = clean + noise_std * normal_like(clean, self.noise_place) if noise_std else clean
 
         affinity, weights = self._affinity_and_weights(clean, noisy, slots, mask)
         if self.choice == "token":

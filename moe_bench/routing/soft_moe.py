@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from moe_bench.routing.capacity import Capacity
 from moe_bench.routing.dispatch import SoftRouting
 from moe_bench.routing.init import lecun_normal_
+from moe_bench.routing.noise import normal_like
 from moe_bench.routing.numerics import no_autocast, real_tokens, wide
 
 
@@ -21,13 +22,15 @@ def soft(
     normalize: bool = True,
     mask: Tensor | None = None,
     noise: float = 0.0,
+    noise_place: Tensor | None = None,
 ) -> SoftRouting:
     """Eq. 10-11: tokens ``x`` (G, T, D) against the features ``slots`` (D, E, C) of every slot.
 
     Z = ⟨x, Φ⟩; the dispatch tensor is its softmax over tokens, the combine tensor its softmax over all slots.
     The paper's eq. 10 is ``normalize=False``. The authors' code brings tokens and slots to unit length first and
     multiplies by a learned ``scale``, so that logits cannot grow with the width. ``noise`` is the standard deviation
-    of what is added to Z, not divided by E. Padding (``mask`` False) enters no mixture and gets none.
+    of what is added to Z, not divided by E; ``noise_place`` says which noise (see noise.py). Padding (``mask`` False)
+    enters no mixture and gets none.
     """
     features = wide(x)
     directions = slots.flatten(1).to(features.dtype)  # (D, E·C)
@@ -37,7 +40,7 @@ def soft(
     with no_autocast(x):
         logits = features @ (directions * scale)  # (G, T, E·C), Z
     if noise:
-        logits = logits + noise * torch.randn_like(logits)
+        logits = logits + noise * normal_like(logits, noise_place)
     real = real_tokens(logits, mask)
     mixture = logits.masked_fill(real == 0, -torch.inf).softmax(1)
     share = logits.softmax(-1)
@@ -49,6 +52,8 @@ def soft(
 
 class SoftRouter(nn.Module):
     """The Soft MoE router: learned slot features, and a learned scale if tokens and slots are normalised."""
+
+    noise_place: Tensor | None
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class SoftRouter(nn.Module):
         self.normalize, self.noise = normalize, noise
         self.slots = nn.Parameter(torch.empty(dim, experts, capacity.slots(tokens, experts)))
         self.scale = nn.Parameter(torch.tensor([scale])) if normalize else scale
+        self.register_buffer("noise_place", None, persistent=False)  # of the first group; see noise.py
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -74,7 +80,7 @@ class SoftRouter(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> SoftRouting:
         """Routes ``x`` (G, T, D), each group one image."""
         noise = self.noise if self.training else 0.0
-        return soft(x, self.slots, self.scale, self.normalize, mask, noise)
+        return soft(x, self.slots, self.scale, self.normalize, mask, noise, self.noise_place)
 
     def extra_repr(self) -> str:
         dim, experts, slots = self.slots.shape

@@ -1,12 +1,11 @@
 """One training step, for Lightning: forward, loss, the update and what is told about it.
 
-Everything random in a step is drawn from a generator seeded by (seed, step, micro-batch, rank), so that a resumed run
+What is random in it follows from the seed and its place in training (see randomness.py), so that a resumed run
 continues bit for bit without any generator state in its checkpoints.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from moe_bench.errors import DivergedError
 from moe_bench.model import VisionTransformer
 from moe_bench.training.objective import correct, losses, mixup, mixup_weight, targets
 from moe_bench.training.optim import Schedule, learning_rate, make_optimizer, parameter_groups
+from moe_bench.training.randomness import begin_piece
 from moe_bench.training.store import MODEL_PREFIX, check_fits
 
 Batch = dict[str, Tensor]
@@ -73,15 +73,14 @@ class LitViT(LightningModule):
         return make_optimizer(groups, o.optimizer, betas=o.betas, momentum=o.momentum)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        micro = batch_idx % self.trainer.accumulate_grad_batches
-        torch.manual_seed(stream(self.seed, self.trainer.global_step, micro, self.global_rank))
+        begin_piece(self.model, self.seed, self.trainer.global_step, self._piece(batch_idx), len(batch["image"]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one micro-batch. Training batches are full: ``valid`` is all true and not looked at."""
         images, target = batch["image"], targets(batch["label"], self.num_classes, self.loss)
         if self.mixup_alpha:
-            micro = batch_idx % self.trainer.accumulate_grad_batches
-            share = mixup_weight(self.mixup_alpha, (self.seed, self.trainer.global_step, micro, self.global_rank))
+            place = (self.seed, self.trainer.global_step, self._piece(batch_idx))
+            share = mixup_weight(self.mixup_alpha, place)
             images, target = mixup(images, share), mixup(target, share)
         output = self.model(images, detail=True)
         main = losses(output.logits, target, self.loss).mean()
@@ -122,6 +121,11 @@ class LitViT(LightningModule):
         """Raises CheckpointError, naming what differs, where Lightning would print every key."""
         check_fits(self.state_dict(), checkpoint["state_dict"])
 
+    def _piece(self, batch_idx: int) -> int:
+        """The number of a micro-batch among those of its step on all ranks, in the order of their pictures."""
+        pieces = self.trainer.accumulate_grad_batches
+        return self.global_rank * pieces + batch_idx % pieces
+
     def _refuse_if_diverged(self, loss: float, grad_norm: float, rate: float) -> None:
         """All ranks see the same reduced numbers and so decide alike, before any of them has changed a weight."""
         for what, value in (("loss", loss), ("gradient norm", grad_norm)):
@@ -131,12 +135,6 @@ class LitViT(LightningModule):
                     f"loss {loss:.4g}, gradient norm {grad_norm:.4g}). The weights were not updated. "
                     "Try a lower recipe.lr, more recipe.warmup or a lower recipe.clip."
                 )
-
-
-def stream(seed: int, step: int, micro: int, rank: int) -> int:
-    """The seed of one micro-batch's random numbers: unrelated for any two different arguments."""
-    digest = hashlib.sha256(f"{seed}/{step}/{micro}/{rank}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 assert MODEL_PREFIX == "model."  # the attribute above; the store strips it

@@ -4,6 +4,8 @@ A handler only sets the flag: writing a checkpoint inside one could interrupt a 
 boundaries, where a checkpoint is written first, and batches of an evaluation, which changes nothing. A step may take
 minutes, so the first signal is answered with a line. A second signal ends the process at once; the checkpoint before
 stays whole, because saving is by rename.
+
+Of many ranks some get a signal earlier than others, or alone. So at each safe point all agree whether to stop.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from moe_bench import ranks
 from moe_bench.errors import EXIT_SIGINT, EXIT_SIGTERM, Interrupted
 
 STOPPING = b"\nmoe-bench: stopping after this step; a second signal leaves at once\n"
@@ -30,6 +33,8 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.agree: Callable[[int], int] = int  # the largest of all ranks' numbers; see ``Group.largest``
+        self._told = 0  # signals that whoever started this rank has passed on
         self._before: dict[signal.Signals, Any] = {}
         self._pid = os.getpid()
 
@@ -39,24 +44,43 @@ class StopSignals:
             for number in EXIT_CODES:
                 before = signal.signal(number, self._handle)
                 self._before.setdefault(number, before)
+        if (line := ranks.line()) is not None:
+            line.on_signal = self._hear
 
     def restore(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._before.items():
                 signal.signal(number, handler)
         self._before = {}
+        if (line := ranks.line()) is not None:
+            line.on_signal = ranks.leave
 
-    def check(self, saved: int | None = None) -> None:
-        """Raise Interrupted if a signal came. Called where nothing is lost by leaving, such as after saving a step."""
-        if self.received is not None:
-            after = "" if saved is None else f"; step {saved:,} is saved, and the same command goes on from there"
-            raise Interrupted(f"stopped by {self.received.name}{after}", EXIT_CODES[self.received])
+    def wanted(self) -> signal.Signals | None:
+        """The signal to stop for, if any rank got one. Every rank must ask, at the same points."""
+        number = self.agree(self.received or 0)
+        return signal.Signals(number) if number else None
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal came. Called where nothing is lost by leaving, by every rank."""
+        if (stop := self.wanted()) is not None:
+            raise interrupted(stop)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a forked data worker: its parent tells it when to end
             return
         if self.received is not None:
             os._exit(EXIT_CODES[signal.Signals(number)])
+        self._receive(number)
+
+    def _hear(self, number: int) -> None:
+        """As ``_handle``, for a signal that was passed on; the first may be one that came here too."""
+        self._told += 1
+        if self._told > 1:
+            os._exit(EXIT_CODES[signal.Signals(number)])
+        if self.received is None:
+            self._receive(number)
+
+    def _receive(self, number: int) -> None:
         self.received = signal.Signals(number)
         if os.environ.get("LOCAL_RANK", "0") == "0":
             with suppress(OSError):  # a terminal that is gone
@@ -72,7 +96,13 @@ class StopSignals:
         self.restore()
         # A signal to the whole process group also kills data workers, which surfaces as an error of the loader.
         if isinstance(error, Exception) and not isinstance(error, Interrupted) and self.received is not None:
-            raise Interrupted(f"stopped by {self.received.name}", EXIT_CODES[self.received]) from error
+            raise interrupted(self.received) from error
+
+
+def interrupted(stop: signal.Signals, saved: int | None = None) -> Interrupted:
+    """The error that ends a run by a signal, after saving step ``saved``."""
+    after = "" if saved is None else f"; step {saved:,} is saved, and the same command goes on from there"
+    return Interrupted(f"stopped by {stop.name}{after}", EXIT_CODES[stop])
 
 
 class StopAtBoundary(Callback):
@@ -86,6 +116,6 @@ class StopAtBoundary(Callback):
         self.signals.install()  # Lightning has put its own in place, which end a run with exit code 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self.signals.received is not None and batch_idx % trainer.accumulate_grad_batches == 0:
+        if batch_idx % trainer.accumulate_grad_batches == 0 and (stop := self.signals.wanted()) is not None:
             self.save(trainer)
-            self.signals.check(saved=trainer.global_step or None)
+            raise interrupted(stop, saved=trainer.global_step or None)

@@ -9,6 +9,8 @@ import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,10 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch.nn.parallel import DistributedDataParallel
 
 from moe_bench.errors import ConfigError
 from moe_bench.training.checkpoint import FolderCheckpointIO
@@ -31,7 +36,7 @@ class Place:
     accelerator: str  # cpu or gpu
     devices: int  # on each node
     nodes: int
-    strategy: str  # auto: one device
+    strategy: str  # auto (one device), ddp or fsdp
     precision: str  # 32-true or bf16-mixed
     name: str  # of the device, for people
 
@@ -45,22 +50,24 @@ def resolve(
 ) -> Place:
     """Settings → where and how to compute on this machine.
 
+    A device for itself has nothing to share: there ``strategy`` is "auto" whatever was asked. On a CPU a device is a
+    process.
+
     Raises:
-        ConfigError: a GPU is asked for and there is none; or more than one device, which this version cannot use.
+        ConfigError: a GPU is asked for and there is none; or more GPUs than there are.
     """
-    if devices * nodes != 1 or strategy != "auto":
-        raise ConfigError(
-            f"runtime.devices={devices}, runtime.nodes={nodes}, runtime.strategy={strategy}: this version trains on "
-            "one device. Use runtime.devices=1 runtime.nodes=1 runtime.strategy=auto."
-        )
     gpu = torch.cuda.is_available()
     if accelerator == "gpu" and not gpu:
         raise ConfigError("runtime.accelerator=gpu, but torch sees no CUDA device here. Use runtime.accelerator=auto.")
     if accelerator not in ("auto", "cpu", "gpu"):
         raise ConfigError(f"runtime.accelerator={accelerator}: use auto, cpu or gpu.")
     chosen = "gpu" if gpu and accelerator != "cpu" else "cpu"
+    if chosen == "gpu" and devices > torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ConfigError(f"runtime.devices={devices}, but torch sees {found} here. Type runtime.devices={found}.")
     name = torch.cuda.get_device_name() if chosen == "gpu" else "CPU"
-    return Place(chosen, devices, nodes, strategy, _precision(precision, chosen), name)
+    shared = "auto" if devices * nodes == 1 else "ddp" if strategy == "auto" else strategy
+    return Place(chosen, devices, nodes, shared, _precision(precision, chosen), name)
 
 
 def _precision(asked: str, accelerator: str) -> str:
@@ -101,6 +108,7 @@ def make_trainer(
     deterministic: bool = False,
     folder: Path | None = None,
     profiler: Profiler | None = None,
+    timeout_s: float = 600.0,
 ) -> Trainer:
     """A trainer for one long pass of ``steps`` updates, with everything that we do ourselves switched off.
 
@@ -114,7 +122,7 @@ def make_trainer(
         accelerator=place.accelerator,
         devices=place.devices,
         num_nodes=place.nodes,
-        strategy=place.strategy,
+        strategy=_strategy(place, timeout_s),
         precision=place.precision,  # type: ignore[arg-type]
         max_steps=steps,
         max_epochs=-1,  # one "epoch" is the whole run: the data module's loader is as long as that
@@ -122,7 +130,7 @@ def make_trainer(
         callbacks=list(callbacks),
         logger=list(loggers),
         log_every_n_steps=max(1, log_every),
-        plugins=[FolderCheckpointIO()],
+        plugins=[FolderCheckpointIO(), LightningEnvironment()],  # whoever started the ranks, group.py has joined them
         profiler=profiler,
         limit_val_batches=0,  # see validation.py
         num_sanity_val_steps=0,
@@ -133,6 +141,17 @@ def make_trainer(
         default_root_dir=folder,
         **settings,
     )
+
+
+def _strategy(place: Place, timeout_s: float) -> str | Strategy:
+    """How the devices work together; the process group is there already."""
+    if place.strategy == "ddp":
+        # No buffer is copied from rank to rank: those of routers say where their own rank is.
+        known = signature(DistributedDataParallel).parameters
+        copying = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
+        settings: dict[str, Any] = {copying: False, "gradient_as_bucket_view": True}
+        return DDPStrategy(timeout=timedelta(seconds=timeout_s), **settings)
+    return place.strategy
 
 
 def _quiet() -> None:

@@ -94,7 +94,7 @@ def test_more_signal_and_more_shots_score_higher(sets: list[ProbeSet]) -> None:
 
 def test_figures_have_the_names_of_the_summary(sets: list[ProbeSet]) -> None:
     protocol = Protocol(shots=(1, 5))
-    told = figures(score(sets, protocol, pixels, READER), floor(sets, protocol, 8, 16, 0))
+    told = figures(score(sets, protocol, pixels, READER), floor(sets, protocol, READER))
     names = {
         f"probe/{s}/{n}shot{end}" for s in ("easy", "hard") for n in (1, 5) for end in ("", "/std", "/floor", "/l2")
     }
@@ -112,8 +112,8 @@ def test_the_floor_sees_at_most_32_pixels_a_side(sets: list[ProbeSet], monkeypat
         return real(images, valid)
 
     monkeypatch.setattr("moe_bench.probe.callback.pixels", spy)
-    floor(sets[:1], Protocol(shots=(1,), draws=1), 224, 16, 0)
-    floor(sets[:1], Protocol(shots=(1,), draws=1), 8, 16, 0)
+    floor(sets[:1], Protocol(shots=(1,), draws=1), Reader(224, 16, 0))
+    floor(sets[:1], Protocol(shots=(1,), draws=1), Reader(8, 16, 0))
     assert set(widths) == {32, 8}
 
 

@@ -20,6 +20,7 @@ from moe_bench.data.make import Sample
 from moe_bench.model import from_config
 from moe_bench.monitor.folder import RunFolder
 from moe_bench.monitor.jsonl import JsonlLogger
+from moe_bench.ranks import Alone
 from moe_bench.training.checkpoint import Checkpointer, latest
 from moe_bench.training.module import LitViT, Optimization
 from moe_bench.training.optim import Schedule
@@ -82,8 +83,15 @@ def train(
     mixup_alpha: float = 0.2,
     extra: Sequence[Callback] = (),
     last: Sequence[Callback] = (),
+    dropout: float = 0.1,
+    devices: int = 1,
+    strategy: str = "auto",
+    group: Alone = Alone(),  # noqa: B008 (it has no state)
 ) -> Ran:
-    """Train in ``folder``, resuming what is there. ``extra`` and ``last``: callbacks before and after our own."""
+    """Train in ``folder``, resuming what is there. ``extra`` and ``last``: callbacks before and after our own.
+
+    A step is cut into ``pieces`` over all ``devices``.
+    """
     train, val = splits
     data = ImageData(
         train, val, image_size=SIZE, steps=steps, batch=BATCH, device_batch=BATCH // pieces, workers=workers
@@ -91,7 +99,7 @@ def train(
     torch.manual_seed(1)
     # Dropout and routing noise on: what is random in a step must be resumed as well.
     sizes = ModelConfig(
-        image_size=SIZE, patch=4, width=16, depth=2, heads=2, mlp=16, experts=4, moe_blocks=[1], dropout=0.1
+        image_size=SIZE, patch=4, width=16, depth=2, heads=2, mlp=16, experts=4, moe_blocks=[1], dropout=dropout
     )
     model = from_config(sizes, router, CapacityConfig(group_images=4), data.num_classes)
     optimization = Optimization(Schedule("cosine", lr, steps, warmup=2), clip=clip)
@@ -99,16 +107,17 @@ def train(
         model, optimization, num_classes=CLASSES, loss=loss, mixup_alpha=mixup_alpha, name=f"router={router.name}"
     )
     validation = Validation(data.val_dataloader, data.val_size, every=eval_every)
-    with RunFolder(folder) as place, StopSignals() as signals:
-        start = place.open({}, find_checkpoint=latest)
+    with RunFolder(folder, writer=group.rank.rank == 0) as place, StopSignals() as signals:
+        start = group.decided(lambda: place.open({}, find_checkpoint=latest))
         saver = Checkpointer(
             place.checkpoints, every=checkpoint_every, batch=BATCH, about=lambda: {"lengths": place.lengths()}
         )
+        signals.agree = group.largest
         validation.check = signals.check
         trainer = make_trainer(
-            resolve("cpu"),
+            resolve("cpu", devices, strategy=strategy),
             steps=steps,
-            accumulation=pieces,
+            accumulation=pieces // devices,
             callbacks=[*extra, validation, saver, StopAtBoundary(signals, saver.save), *last],
             loggers=[JsonlLogger(place.metrics_jsonl, BATCH)],
             log_every=1,

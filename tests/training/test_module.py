@@ -14,9 +14,9 @@ from miniature import CLASSES, Run
 from moe_bench.config.schema import DenseRouterConfig, SparseRouterConfig
 from moe_bench.errors import CheckpointError, DivergedError
 from moe_bench.training import store
-from moe_bench.training.module import stream
 from moe_bench.training.objective import losses, mixup, mixup_weight, targets
 from moe_bench.training.optim import Schedule, learning_rate
+from moe_bench.training.randomness import stream
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ def test_a_step_mixes_images_and_targets_by_the_share_of_its_place(run: Run, los
         checked = 0
 
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-            place = (0, batch_idx // 2, batch_idx % 2, 0)  # seed, step, micro-batch, rank
+            place = (0, batch_idx // 2, batch_idx % 2)  # seed, step, piece
             share = mixup_weight(0.2, place)
             torch.manual_seed(stream(*place))
             target = mixup(targets(batch["label"], CLASSES, loss), share)
@@ -164,11 +164,3 @@ def test_checkpoints_hold_no_settings_objects(run: Run, tmp_path: Path) -> None:
     run()
     state = store.load(tmp_path / "run" / "checkpoints" / "step-00000008")  # weights_only: else it would not load
     assert "hyper_parameters" not in state
-
-
-def test_streams_of_different_places_are_unrelated() -> None:
-    seeds = {
-        stream(seed, step, micro, rank) for seed in (0, 1) for step in range(9) for micro in (0, 1) for rank in (0, 1)
-    }
-    assert len(seeds) == 72
-    assert all(0 <= seed < 2**63 for seed in seeds)

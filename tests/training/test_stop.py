@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from moe_bench.errors import Interrupted
-from moe_bench.training.stop import StopSignals
+from moe_bench.training.stop import StopSignals, interrupted
 
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
@@ -60,10 +60,9 @@ def test_only_the_first_rank_answers(capfd: pytest.CaptureFixture[str], monkeypa
 
 
 def test_who_stops_after_saving_says_what_is_saved_and_how_to_go_on() -> None:
-    with StopSignals() as signals:
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(Interrupted, match=r"SIGINT; step 1,200 is saved, and the same command goes on from there"):
-            signals.check(saved=1200)
+    error = interrupted(signal.SIGINT, saved=1200)
+    assert str(error) == "stopped by SIGINT; step 1,200 is saved, and the same command goes on from there"
+    assert error.exit_code == 130
 
 
 def test_a_forked_data_worker_ignores_what_its_parent_handles() -> None:

@@ -28,10 +28,19 @@ def test_auto_takes_the_gpu_and_its_fast_precision() -> None:
     assert (place.accelerator, place.precision) == ("gpu", "bf16-mixed" if fast else "32-true")
 
 
-@pytest.mark.parametrize("settings", [{"devices": 2}, {"nodes": 2}, {"strategy": "ddp"}])
-def test_more_than_one_device_is_refused_not_ignored(settings: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="one device"):
-        resolve("cpu", **settings)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("devices", "nodes", "asked", "strategy"),
+    [
+        (1, 1, "ddp", "auto"),
+        (1, 1, "fsdp", "auto"),
+        (2, 1, "auto", "ddp"),
+        (1, 2, "ddp", "ddp"),
+        (4, 2, "fsdp", "fsdp"),
+    ],
+)
+def test_one_device_shares_nothing_and_several_do_as_asked(devices: int, nodes: int, asked: str, strategy: str) -> None:
+    place = resolve("cpu", devices, nodes, asked)
+    assert (place.strategy, place.world) == (strategy, devices * nodes)
 
 
 def test_a_batch_is_cut_into_equal_pieces() -> None:

@@ -1,0 +1,78 @@
+"""Two ranks over gloo learn what one process learns from the same global batch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from miniature import SOFTMAX_TC, Splits, train
+from pair import on_two_ranks
+
+from moe_bench.config.schema import DenseRouterConfig, RouterConfig, SoftRouterConfig, SparseRouterConfig
+from moe_bench.training.group import Group
+
+ROUTERS: dict[str, RouterConfig] = {
+    "softmax_tc": SOFTMAX_TC,
+    "sinkhorn_tc": SparseRouterConfig(name="sinkhorn_tc", affinity="sinkhorn", choice="token"),
+    "softmax_ec": SparseRouterConfig(name="softmax_ec"),
+    "sinkhorn_ec": SparseRouterConfig(name="sinkhorn_ec", affinity="sinkhorn", combine="plan"),
+    "sparse_ec": SparseRouterConfig(name="sparse_ec", affinity="sparse", noise=0.0),
+    "soft": SoftRouterConfig(noise=0.1),
+    "dense": DenseRouterConfig(),
+    "starved": replace(SOFTMAX_TC, name="starved", noise=0.0, importance=0.0, load=0.0),
+}
+NOISY = ("softmax_tc", "sinkhorn_ec", "soft")
+"""Routers whose noise must not depend on how a step is cut; the rest of what is random is off."""
+EXACT: dict[str, Any] = {"dropout": 0.0, "mixup_alpha": 0.0}
+
+
+class Starve(Callback):
+    """All logits are equal, so every token asks for expert 0 and the other experts get none, on any rank."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        torch.nn.init.zeros_(pl_module.model.blocks[1].mlp.router.gate.weight)
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        gradient = pl_module.model.blocks[1].mlp.experts.w1.grad
+        assert gradient is not None
+
+
+def learn(folder: Path, splits: Splits, **settings: Any) -> None:
+    """Every router, in pieces of half a batch; and the noisy ones, one piece a device."""
+    for name, router in ROUTERS.items():
+        extra = [Starve()] if name == "starved" else []
+        ran = train(splits, folder / name, router=router, pieces=2, eval_every=3, extra=extra, **settings)
+        assert ran.error is None, (name, ran.error)
+    for name in NOISY:
+        pieces = settings.get("devices", 1)
+        ran = train(splits, folder / f"{name}-exact", router=ROUTERS[name], pieces=pieces, **EXACT, **settings)
+        assert ran.error is None, (name, ran.error)
+
+
+def learn_together(group: Group, folder: Path, splits: Splits, strategy: str) -> None:
+    learn(folder, splits, devices=group.rank.world, strategy=strategy, group=group)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != "time"} for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp"])
+def test_losses_norms_and_metrics_of_every_router_are_those_of_one_process(
+    splits: Splits, tmp_path: Path, strategy: str
+) -> None:
+    (tmp_path / "one").mkdir()
+    learn(tmp_path / "one", splits)
+    on_two_ranks(learn_together, tmp_path / "two", splits, strategy)
+    for name in (*ROUTERS, *(f"{name}-exact" for name in NOISY)):
+        alone, together = rows(tmp_path / "one" / name), rows(tmp_path / "two" / name)
+        assert [sorted(row) for row in together] == [sorted(row) for row in alone]
+        for row, expected in zip(together, alone):
+            assert row == pytest.approx(expected, rel=1e-5, abs=1e-5), (name, row["step"])
