@@ -70,10 +70,15 @@ def routing_table(times: RoutingTimes) -> list[RenderableType]:
 
 
 def _title(times: LayerTimes | RoutingTimes) -> Text:
-    counts = (
-        [len(times.rounds)] if isinstance(times, RoutingTimes) else [len(rounds) for rounds in times.rounds.values()]
-    )
-    return Text(f"{times.case} · {min(counts)} rounds", style="bold")
+    return Text(f"{times.case} · {_rounds(times)} rounds", style="bold")
+
+
+def _rounds(times: LayerTimes | RoutingTimes) -> str:
+    """How many there are, which differs between the passes where someone interrupted."""
+    if isinstance(times, RoutingTimes):
+        return str(len(times.rounds))
+    forward, train = (len(times.rounds[kind]) for kind in ("forward", "train"))
+    return str(forward) if forward == train else f"{forward} forward and {train} training"
 
 
 def _table(headings: Sequence[str]) -> Table:
@@ -93,13 +98,13 @@ def _ratio(spread: Spread | None) -> str:
 
 
 def _with_quartiles(spread: Spread | None) -> str:
-    return MISSING if spread is None else f"{spread.median:.2f} ({spread.low:.2f}–{spread.high:.2f})"
+    return MISSING if spread is None else f"{spread.median:.2f} ({spread.q1:.2f}–{spread.q3:.2f})"
 
 
 def _share(spread: Spread | None) -> str:
     if spread is None:
         return MISSING
-    return f"{percent(spread.median)} ({100 * spread.low:.1f}–{100 * spread.high:.1f})"
+    return f"{percent(spread.median)} ({100 * spread.q1:.1f}–{100 * spread.q3:.1f})"
 
 
 def _megabytes(count: int | None) -> str:

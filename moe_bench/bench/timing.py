@@ -77,16 +77,16 @@ class Spread:
     """The median of some values and their quartiles."""
 
     median: float
-    low: float
-    high: float
+    q1: float
+    q3: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Of one value or more; quartiles interpolate between values."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, low, high)
+        q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, q1, q3)
 
 
 def seconds(rounds: Sequence[Round], name: str) -> Spread:

@@ -64,8 +64,8 @@ def test_every_number_of_a_layer_has_its_unit_and_is_told_with_its_rounds(capsys
         assert found["rounds"] == 2
         for figure in ("time_ms", "over_floor", "over_dense"):
             spread = found[figure]
-            assert 0 < spread["low"] <= spread["median"] <= spread["high"]
-        assert rows["floor, 8 rows"][kind]["over_floor"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+            assert 0 < spread["q1"] <= spread["median"] <= spread["q3"]
+        assert rows["floor, 8 rows"][kind]["over_floor"] == {"median": 1.0, "q1": 1.0, "q3": 1.0}
         assert rows["dense MLP"][kind]["over_dense"]["median"] == 1.0
         assert rows["dense MLP"][kind]["over_floor"] is None
     floor, layer = rows["floor, 8 rows"], rows["softmax_ec"]
@@ -184,7 +184,9 @@ def test_running_out_of_memory_is_told_after_what_was_measured(
     words = ["layers", *TINY, "--routers", "softmax_ec", "--no-peers"]
     with pytest.raises(ConfigError, match="Use fewer --images"):
         cli.run(words)
-    assert "softmax_ec" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert " · 2 forward and 0 training rounds" in out
+    assert "softmax_ec" in out
 
 
 def test_a_bug_in_a_layer_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
