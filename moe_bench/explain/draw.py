@@ -28,13 +28,15 @@ NOTHING, DARK, LOST = "#ececec", "#333333", "#D55E00"  # the last: vermilion of 
 WEIGHTS = mpl.colormaps["viridis_r"].with_extremes(bad="white", under=NOTHING)
 SEATS = ListedColormap([NOTHING, DARK]).with_extremes(bad="white")
 LEAST = 1e-9  # a weight below it is drawn as nothing
-WIDTH = 5.2  # inches
+DPI = 180
+WIDTH, PER_TOKEN = 5.2, 2.5 / DPI  # inches: of a picture, more where a token would have less than 2.5 dots
+CROSS = 3.5  # points
 STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
     "hatch.linewidth": 0.7,
     "svg.hashsalt": "moe-bench",
-    "savefig.dpi": 180,
+    "savefig.dpi": DPI,
 }
 
 AFFINITY = {
@@ -54,7 +56,7 @@ def draw_router(scene: Scene, routed: Routed) -> Figure:
     """Affinity, dispatch and combine of one router over the same tokens, and what each expert and token got of them."""
     tokens, experts = routed.dispatch.shape
     fair = tokens / experts
-    figure = Figure((WIDTH, 4.6), layout="constrained")
+    figure = Figure((_width(scene), 4.6), layout="constrained")
     grid = _grid(figure, (6, 6, 6, 2.4))
     _pictures(figure, grid, scene)
     _note(figure, grid, f"{routed.name}\n{tokens} tokens\n{experts} experts\n{routed.slots} slots each")
@@ -77,7 +79,7 @@ def draw_router(scene: Scene, routed: Routed) -> Figure:
 
 def draw_all(scene: Scene, several: Sequence[Routed]) -> Figure:
     """The dispatch of all routers, one above the other over the same tokens."""
-    figure = Figure((WIDTH, 1.0 + 0.82 * len(several)), layout="constrained")
+    figure = Figure((_width(scene), 1.0 + 0.82 * len(several)), layout="constrained")
     grid = _grid(figure, [6] * len(several))
     _pictures(figure, grid, scene)
     for row, routed in enumerate(several, start=2):
@@ -93,10 +95,15 @@ def _grid(figure: Figure, heights: Sequence[float]) -> GridSpec:
 
 
 def _columns(scene: Scene) -> NDArray[np.int64]:
-    """(T,) where each token stands: those of a picture side by side, an empty column between pictures."""
+    """(T,) where each token stands: those of a picture side by side, a gap of a sixteenth between pictures."""
     pictures, tokens = scene.tokens.shape[:2]
     token = np.arange(pictures * tokens)
-    return token + token // tokens
+    return token + token // tokens * max(1, tokens // 16)
+
+
+def _width(scene: Scene) -> float:
+    """Inches, so that no token falls between two dots."""
+    return max(WIDTH, 1.5 + PER_TOKEN * float(_columns(scene)[-1]))
 
 
 def _pictures(figure: Figure, grid: GridSpec, scene: Scene) -> None:
@@ -173,8 +180,10 @@ def _dispatch(figure: Figure, grid: GridSpec, row: int, axes: Axes, routed: Rout
     if routed.soft:
         _scale(figure, grid, row, axes)
         return
+    columns = _columns(scene)
     token, expert = routed.dropped.nonzero(as_tuple=True)
-    axes.plot(_columns(scene)[token.numpy()], expert.numpy(), "x", color=LOST, markersize=3.5, markeredgewidth=1)
+    size = min(CROSS, 50 * _width(scene) / columns[-1])  # a token is about as wide
+    axes.plot(columns[token.numpy()], expert.numpy(), "x", color=LOST, markersize=size, markeredgewidth=size / 3.5)
     filled, lost = routed.dispatch.sum(0), routed.dropped.sum(0).numpy()
     beside = _bars(figure, grid, row, axes, filled, routed.slots, "slots")
     full = lost.nonzero()[0]

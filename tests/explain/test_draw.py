@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from moe_bench.explain.draw import draw_all, draw_router
+from moe_bench.explain.draw import DPI, draw_all, draw_router
 from moe_bench.explain.routed import Routed, route
 from moe_bench.explain.scene import Scene, constructed
 from moe_bench.routing import PRESETS, Capacity
@@ -55,3 +55,14 @@ def test_all_routers_are_drawn_over_the_same_tokens(scene: Scene) -> None:
     figure = draw_all(scene, several)
     for one in several:
         assert titled(figure, f"{one.name}:").images[0].get_array().shape == (4, 50)
+
+
+def test_a_token_is_never_narrower_than_a_dot(scene: Scene) -> None:
+    """Else some would be left out: the picture widens with the tokens."""
+    many = constructed(scene.pictures.repeat(9, 1, 1, 1), patch=4, experts=4, data="noise")
+    axes = titled(draw_router(many, route(many, "softmax_ec", Capacity(1.0))), "dispatch")
+    figure = axes.figure
+    figure.canvas.draw()
+    columns = axes.images[0].get_array().shape[1]
+    assert columns > 1700
+    assert axes.get_window_extent().width / figure.dpi * DPI / columns > 1
