@@ -16,8 +16,10 @@ ROUND: dict[str, Callable[[float], int]] = {"nearest": round, "up": math.ceil}
 def slots_per_expert(tokens: int, experts: int, factor: float, rounding: str = "nearest", multiple_of: int = 1) -> int:
     """C, the slots of each expert for a group of ``tokens``: ``factor · tokens / experts``, rounded.
 
-    Raises ValueError where that is below one slot, before rounding up to ``multiple_of``.
+    Raises ValueError where that is below one slot, before rounding up to ``multiple_of``, and for a factor, a rounding
+    or a multiple that makes no sense.
     """
+    _check(factor, rounding, multiple_of)
     slots = ROUND[rounding](tokens * factor / experts)
     if slots < 1:
         raise ValueError(
@@ -37,13 +39,17 @@ class Capacity:
     multiple_of: int = 1  # slots are rounded up to a multiple of this
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.factor) and self.factor > 0):
-            raise ValueError(f"capacity factor must be a positive number, not {self.factor}")
-        if self.rounding not in ROUND:
-            raise ValueError(f"capacity rounding must be one of {', '.join(ROUND)}, not {self.rounding!r}")
-        if self.multiple_of < 1:
-            raise ValueError(f"capacity multiple_of must be at least 1, not {self.multiple_of}")
+        _check(self.factor, self.rounding, self.multiple_of)
 
     def slots(self, tokens: int, experts: int) -> int:
         """C for a group of ``tokens``, padding included; see :func:`slots_per_expert`."""
         return slots_per_expert(tokens, experts, self.factor, self.rounding, self.multiple_of)
+
+
+def _check(factor: float, rounding: str, multiple_of: int) -> None:
+    if not (math.isfinite(factor) and factor > 0):
+        raise ValueError(f"capacity factor must be a positive number, not {factor}")
+    if rounding not in ROUND:
+        raise ValueError(f"capacity rounding must be one of {', '.join(ROUND)}, not {rounding!r}")
+    if multiple_of < 1:
+        raise ValueError(f"capacity multiple_of must be at least 1, not {multiple_of}")

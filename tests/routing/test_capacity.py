@@ -36,6 +36,8 @@ def test_less_than_one_slot_is_refused_with_the_numbers() -> None:
 def test_a_capacity_that_makes_no_sense_is_refused(wrong: dict[str, float | str | int]) -> None:
     with pytest.raises(ValueError, match="capacity"):
         Capacity(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="capacity"):
+        slots_per_expert(400, 32, **{"factor": 1.0} | wrong)  # type: ignore[arg-type]
 
 
 def test_it_can_be_had_without_torch() -> None:
