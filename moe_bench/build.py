@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from moe_bench.config import Config, run_id, to_dict
+from moe_bench.config.here import DIGITS
 from moe_bench.config.identity import data_name
 from moe_bench.config.schema import DataConfig
 from moe_bench.data.datamodule import ImageData
@@ -49,7 +48,6 @@ from moe_bench.training.strategy import Place, accumulation, make_trainer, resol
 from moe_bench.training.validation import Validation
 from moe_bench.training.whereabouts import whereabouts
 
-DIGITS = "digits"  # as data.path: the embedded pictures
 GB = 1e9
 
 
@@ -172,8 +170,6 @@ def image_data(cfg: Config, found: Pictures, pieces: int, workers: int | None) -
 def module(cfg: Config, num_classes: int) -> LitViT:
     """The model with its loss and optimiser; its weights follow from the seed."""
     r = cfg.recipe
-    if cfg.router.impl is not None and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does: a router of one's own may be a file right here
     torch.manual_seed(cfg.seed)
     # Sigmoid losses start at the share of one class among all, as the reference's heads do.
     head_bias = -math.log(num_classes) if r.loss == "sigmoid" else 0.0

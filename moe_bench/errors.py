@@ -23,6 +23,10 @@ class ConfigError(MoeBenchError):
     exit_code = 2
 
 
+class OwnCodeError(ConfigError):
+    """A router or an affinity of the user's own raised an error, which is the cause of this one."""
+
+
 class DataError(MoeBenchError):
     """A shard, picture or label is missing, damaged or out of range."""
 

@@ -6,11 +6,13 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from moe_bench import interrupt, ranks
-from moe_bench.errors import EXIT_SIGINT, MoeBenchError
+from moe_bench.errors import EXIT_SIGINT, MoeBenchError, OwnCodeError
 
 DEBUG_VARIABLE = "MOE_BENCH_DEBUG"
 """Environment variable: 1 prints tracebacks."""
@@ -29,6 +31,9 @@ def guarded(action: Callable[[], int], folder: Path | None = None) -> int:
         code = action()
         sys.stdout.flush()
         return code
+    except OwnCodeError as error:
+        _print_traceback_if_asked()
+        return _end(f"{error}\nThe traceback is in {_keep_traceback(folder)}", error.exit_code)
     except MoeBenchError as error:
         _print_traceback_if_asked()
         return _end(str(error), error.exit_code, everywhere=error.everywhere)
@@ -51,6 +56,32 @@ def _end(message: str, code: int, everywhere: bool = False) -> int:
     elif rank == "0" or not everywhere:
         print(f"moe-bench: {message}", file=sys.stderr)
     return code
+
+
+@contextmanager
+def blaming(setting: str, package: str) -> Iterator[None]:
+    """Raise OwnCodeError for an error that came through the user's ``package``, which ``setting`` brought in.
+
+    An error that says by itself what is wrong stays what it is, and so does one that the package has no part in.
+    """
+    try:
+        yield
+    except MoeBenchError:
+        raise
+    except Exception as error:
+        frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_of(frame, package)]
+        if not frames or interrupt.received():
+            raise
+        frame, line = frames[-1]
+        last = traceback.format_exception_only(error)[-1].strip()
+        raise OwnCodeError(
+            f"{last}\n  in {frame.f_code.co_name}, {frame.f_code.co_filename}:{line}\n"
+            f"This is code that {setting} names, and none of moe-bench's."
+        ) from error
+
+
+def _is_of(frame: FrameType, package: str) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == package != "moe_bench"
 
 
 def _print_traceback_if_asked() -> None:

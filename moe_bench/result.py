@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from moe_bench.build import Measures, Pictures
 from moe_bench.config import Config, run_id
-from moe_bench.config.schema import SoftRouterConfig, SparseRouterConfig
+from moe_bench.config.schema import SoftRouterConfig, SparseRouterConfig, token_choices
 from moe_bench.model.cost import Cost
 from moe_bench.monitor.header import RunFacts, router_words
+from moe_bench.routing.affinity import ITERATIONS
+from moe_bench.routing.capacity import slots_per_expert
+from moe_bench.routing.transport import iterations_of
 from moe_bench.training.strategy import Place, accumulation
 
 
@@ -28,13 +30,14 @@ def facts(
         params_total=costs.params_total,
         params_active=costs.params_active,
         flops_per_image=costs.flops_per_image,
-        router=_words(cfg),
+        router=_words(cfg, costs),
         experts=0 if dense else cfg.model.experts,
         moe_layers=0 if dense else len(cfg.model.moe_blocks),
         tokens_per_group=costs.tokens_per_group,
         group_images=1 if isinstance(cfg.router, SoftRouterConfig) else cfg.capacity.group_images,
         slots_per_expert=costs.slots_per_expert,
         capacity=cfg.capacity.factor,
+        evaluation=_evaluation(cfg, costs),
         data=found.name,
         train_size=len(found.train),
         val_size=len(found.val),
@@ -50,12 +53,33 @@ def facts(
     )
 
 
-def _words(cfg: Config) -> str:
+def _words(cfg: Config, costs: Cost) -> str:
     router = cfg.router
+    k = token_choices(router, cfg.capacity)
     if not isinstance(router, SparseRouterConfig):
-        return router_words(router.name)
-    k = math.ceil(cfg.capacity.factor) if router.k is None else router.k
-    return router_words(router.name, router.affinity, router.choice, router.combine, k)
+        return router_words(router.name, k=k)
+    return router_words(router.name, router.affinity, router.choice, router.combine, k, _solving(cfg, costs))
+
+
+def _solving(cfg: Config, costs: Cost) -> dict[str, Any]:
+    """How the plan of a router is found: by which solver, and in how many iterations at most."""
+    router = cfg.router
+    if not isinstance(router, SparseRouterConfig) or router.affinity not in ("sinkhorn", "sparse"):
+        return {}
+    if router.affinity == "sinkhorn":
+        return {"router/iterations": router.iterations or ITERATIONS}
+    assert router.solver is not None
+    usual = iterations_of(router.solver, costs.tokens_per_group, cfg.model.experts)
+    return {"router/solver": router.solver, "router/iterations": router.iterations or usual}
+
+
+def _evaluation(cfg: Config, costs: Cost) -> dict[str, Any]:
+    """The capacity of evaluation, where it is another than that of training."""
+    c = cfg.capacity
+    if c.eval_factor is None:
+        return {}
+    slots = slots_per_expert(costs.tokens_per_group, cfg.model.experts, c.eval_factor, c.rounding, c.multiple_of)
+    return {"capacity/eval": c.eval_factor, "slots_per_expert/eval": slots}
 
 
 def summary(cfg: Config, at: Place, found: Pictures, costs: Cost, measures: Measures) -> dict[str, Any]:
@@ -76,6 +100,8 @@ def summary(cfg: Config, at: Place, found: Pictures, costs: Cost, measures: Meas
         "flops/image": costs.flops_per_image,
         "tokens_per_group": costs.tokens_per_group,
         "slots_per_expert": costs.slots_per_expert,
+        **_evaluation(cfg, costs),
+        **_solving(cfg, costs),
         **measures.throughput.summary(),
         "device": at.name,
         "world_size": at.world,

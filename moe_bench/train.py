@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from moe_bench.config import Config, run_id, science, to_dict
 from moe_bench.config.argv import as_typed
+from moe_bench.config.here import refuse_what_is_missing
+from moe_bench.config.plugins import blaming_own_code
 from moe_bench.monitor.atomic import read_json
 from moe_bench.monitor.console import make_console
 from moe_bench.monitor.folder import RunFolder, Start
@@ -28,10 +30,13 @@ def run(cfg: Config, overrides: list[str], rank: Rank = Alone.rank) -> float | N
     says what did.
     """
     folder, console = run_folder(cfg, writer=rank.rank == 0), make_console(quiet=rank.rank > 0)
+    if not folder.summary_json.exists():
+        refuse_what_is_missing(cfg)
     with folder, _group(cfg, rank) as group:
         start = group.decided(lambda: _open(cfg, folder, overrides))
         if start.summary is None:
-            return _train(cfg, folder, start, console, group)
+            with blaming_own_code(cfg.router):
+                return _train(cfg, folder, start, console, group)
     console.print(start.note)
     return start.summary.get("val/prec1")
 

@@ -39,6 +39,8 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             Image.fromarray(pixels).save(tmp_path / "PHOTOS" / label / f"{number}.jpg")
     (own,) = (text for kind, text in BLOCKS if kind == "python" and "class ByPlace" in text)
     (tmp_path / "my_router.py").write_text(own)
+    (affinity,) = (text for kind, text in BLOCKS if kind == "python" and "def centred" in text)
+    (tmp_path / "my_affinity.py").write_text(affinity)
     return tmp_path
 
 
@@ -60,7 +62,8 @@ def test_every_command_that_prepares_trains_or_reports_runs(reader: Path, monkey
         tiny = TINY if words[1:] in TRAINING and "--cfg" not in words else []
         # The reader's data come before the sections that need them only in a reader's life, not on the page.
         assert type_in([*typed, *tiny], monkeypatch) == 0, f"{shlex.join(words)} failed"
-    assert any((reader / "runs").glob("by_place-*/summary.json"))
+    for name in ("by_place", "centred_tc"):
+        assert any((reader / "runs").glob(f"{name}-*/summary.json"))
 
 
 def test_the_make_targets_exist() -> None:

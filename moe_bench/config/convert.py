@@ -10,13 +10,16 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from moe_bench.config.limits import LIMITS
-from moe_bench.config.plugins import router_entry_points
+from moe_bench.config.plugins import ROUTERS, declared, is_own_affinity
 from moe_bench.config.problems import Problem, did_you_mean, show
 from moe_bench.config.schema import ROUTER_KINDS, WORDS, Config, RouterConfig, SparseRouterConfig
 from moe_bench.config.security import CODE_KEYS
 
-OUR_ROUTERS = ("softmax_tc", "sinkhorn_tc", "softmax_ec", "sinkhorn_ec", "sparse_ec", "soft", "dense")
-"""Names of the routers that come with moe-bench: the paper's six and the baseline."""
+OUR_ROUTERS = (
+    *("softmax_tc", "sinkhorn_tc", "softmax_ec", "sinkhorn_ec", "sparse_ec", "soft"),
+    *("sigmoid_tc", "relu_tc", "hash", "random", "dense"),
+)
+"""Names of the routers that come with moe-bench: the paper's six, two more gates, two controls and the baseline."""
 
 WRONG = object()
 """What stands for a value that could not be read."""
@@ -45,7 +48,7 @@ def to_config(tree: Mapping[str, Any], conversion: Conversion) -> Config:
 def router_class(router: Mapping[str, Any]) -> type[RouterConfig]:
     """Which class checks these options: by name, or the bare one where the router is the user's own code."""
     name = router.get("name")
-    if router.get("impl") or (isinstance(name, str) and name in router_entry_points()):
+    if router.get("impl") or (isinstance(name, str) and name in declared(ROUTERS)):
         return RouterConfig
     return ROUTER_KINDS.get(str(name), SparseRouterConfig)
 
@@ -115,10 +118,11 @@ def _leaf(value: Any, kind: Any, place: str, setting: Field[Any], conversion: Co
     if converted is None:
         return None
     words = WORDS.get(place)
-    if words and converted not in words:
+    if words and converted not in words and not (place == "router.affinity" and is_own_affinity(converted)):
         close = did_you_mean(str(converted), words)
         remedy = f"{place}={close}" if close else ""
-        conversion.add(Problem(f"{place}={show(value)}", f"{place} is one of: {', '.join(words)}", remedy), place)
+        own = ", or package.module:function of your own" if place == "router.affinity" else ""
+        conversion.add(Problem(f"{place}={show(value)}", f"{place} is one of: {', '.join(words)}{own}", remedy), place)
         return WRONG
     limit = LIMITS.get(place)
     if limit and not all(map(limit.holds, converted if isinstance(converted, list) else [converted])):

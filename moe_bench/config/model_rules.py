@@ -19,6 +19,7 @@ from moe_bench.config.schema import (
     RouterConfig,
     SoftRouterConfig,
     SparseRouterConfig,
+    token_choices,
 )
 
 
@@ -85,7 +86,7 @@ def router_name_tells_the_truth(cfg: Config) -> Iterator[Problem]:
     router = cfg.router
     if not isinstance(router, SparseRouterConfig):
         return
-    meant = f"{router.affinity}_{'tc' if router.choice == 'token' else 'ec'}"
+    meant = f"{router.affinity.rpartition(':')[2]}_{'tc' if router.choice == 'token' else 'ec'}"
     if router.name in OUR_ROUTERS and router.name != meant:
         remedy = f"router={meant}" if meant in OUR_ROUTERS else f"router.name={meant}"
         yield Problem(
@@ -97,29 +98,45 @@ def router_name_tells_the_truth(cfg: Config) -> Iterator[Problem]:
 
 
 def token_choice_has_its_options_alone(cfg: Config) -> Iterator[Problem]:
-    router, experts = cfg.router, cfg.model.experts
-    if not isinstance(router, SparseRouterConfig):
+    router = cfg.router
+    if not isinstance(router, SparseRouterConfig) or router.choice == "token":
         return
-    if router.choice == "expert":
-        if router.k is not None:
-            what = "the experts choose, so a token has no k; their slots are set by the capacity"
-            yield Problem(f"router.k={router.k}", what, "router.k=null", ("router.choice", "router.k"))
-        if router.priority != "order":
-            what = "the experts choose the best tokens, so no token goes first"
-            place = f"router.priority={router.priority}"
-            yield Problem(place, what, "router.priority=order", ("router.choice", "router.priority"))
-    elif (k := router.k or math.ceil(cfg.capacity.factor)) > experts:
+    if router.k is not None:
+        what = "the experts choose, so a token has no k; their slots are set by the capacity"
+        yield Problem(f"router.k={router.k}", what, "router.k=null", ("router.choice", "router.k"))
+    if router.priority != "order":
+        what = "the experts choose the best tokens, so no token goes first"
+        place = f"router.priority={router.priority}"
+        yield Problem(place, what, "router.priority=order", ("router.choice", "router.priority"))
+    if router.bias_rate:
+        what = "a bias balances experts that tokens choose; those that choose are full already, each with C tokens"
+        place = f"router.bias_rate={show(router.bias_rate)}"
+        yield Problem(place, what, "router.bias_rate=0", ("router.choice", "router.bias_rate"))
+
+
+def a_token_chooses_among_the_experts(cfg: Config) -> Iterator[Problem]:
+    k, experts = token_choices(cfg.router, cfg.capacity), cfg.model.experts
+    if k is not None and k > experts:
         what = f"a token cannot choose {k} of {experts} experts"
-        source = f"router.k={k}" if router.k else f"capacity.factor={show(cfg.capacity.factor)}"
+        chosen = getattr(cfg.router, "k", None)
+        source = f"router.k={k}" if chosen else f"capacity.factor={show(cfg.capacity.factor)}"
         yield Problem(source, what, f"router.k={experts}", ("router.k", "model.experts", "capacity.factor"))
+
+
+def gates_that_weigh_are_the_weights(cfg: Config) -> Iterator[Problem]:
+    router = cfg.router
+    if isinstance(router, SparseRouterConfig) and router.affinity in ("sigmoid", "relu") and router.combine != "plan":
+        what = f"{router.affinity} gates weigh the outputs themselves, and a softmax beside them would be another gate"
+        uses = ("router.affinity", "router.combine")
+        yield Problem(f"router.combine={router.combine}", what, "router.combine=plan", uses)
 
 
 def iterations_and_solver_have_something_to_solve(cfg: Config) -> Iterator[Problem]:
     router = cfg.router
     if not isinstance(router, SparseRouterConfig):
         return
-    if router.affinity == "softmax" and router.iterations is not None:
-        what, remedy = "a softmax is not iterated", "router.iterations=null"
+    if router.affinity not in ("sinkhorn", "sparse") and router.iterations is not None:
+        what, remedy = f"affinity={router.affinity} is not iterated", "router.iterations=null"
         yield Problem(f"router.iterations={router.iterations}", what, remedy, ("router.affinity", "router.iterations"))
     if router.affinity != "sparse":
         for key in ("solver", "solver_lr"):
@@ -141,6 +158,14 @@ def load_loss_has_noise(cfg: Config) -> Iterator[Problem]:
         yield Problem(f"router.load={show(router.load)}", what, "router.load=0", ("router.load", "router.noise"))
 
 
+def the_sparse_plan_is_made_of_clean_gates(cfg: Config) -> Iterator[Problem]:
+    router = cfg.router
+    if isinstance(router, SparseRouterConfig) and router.affinity == "sparse" and router.noise:
+        what = "eq. 9 is solved on gates without noise, as in the authors' code"
+        uses = ("router.affinity", "router.noise")
+        yield Problem(f"router.noise={show(router.noise)}", what, "router.noise=0", uses)
+
+
 def own_router_can_be_found(cfg: Config) -> Iterator[Problem]:
     router = cfg.router
     if router.impl is not None and not IMPL.fullmatch(router.impl):
@@ -159,26 +184,38 @@ def dense_dispatches_nothing(cfg: Config) -> Iterator[Problem]:
         yield Problem("router.bf16_dispatch=true", what, "router.bf16_dispatch=false", ("router.bf16_dispatch",))
 
 
+def slots_that_are_parameters_stay(cfg: Config) -> Iterator[Problem]:
+    if isinstance(cfg.router, SoftRouterConfig) and cfg.capacity.eval_factor is not None:
+        what = "the slots of Soft MoE are learned parameters, so evaluation has exactly those of training"
+        place, uses = f"capacity.eval_factor={show(cfg.capacity.eval_factor)}", ("capacity.eval_factor", "router.name")
+        yield Problem(place, what, "capacity.eval_factor=null", uses)
+
+
 def every_expert_has_a_slot(cfg: Config) -> Iterator[Problem]:
     if isinstance(cfg.router, DenseRouterConfig) or cfg.model.image_size % cfg.model.patch:
         return
-    group, tokens = images_per_group(cfg), tokens_per_group(cfg)
-    experts, factor = cfg.model.experts, cfg.capacity.factor
+    for setting in ("factor", "eval_factor"):
+        if (factor := getattr(cfg.capacity, setting)) is not None:
+            yield from _slots_fit(cfg, f"capacity.{setting}", factor)
+
+
+def _slots_fit(cfg: Config, setting: str, factor: float) -> Iterator[Problem]:
+    group, tokens, experts = images_per_group(cfg), tokens_per_group(cfg), cfg.model.experts
     share = factor * tokens / experts
     slots = slots_per_expert(share, cfg.capacity)
     numbers = f"T={tokens} tokens a group, E={experts} experts, c={factor:g}"
     uses = (
         *("model.image_size", "model.patch", "model.head", "model.experts"),
-        *("capacity.factor", "capacity.rounding", "capacity.multiple_of", "capacity.group_images", "router.name"),
+        *(setting, "capacity.rounding", "capacity.multiple_of", "capacity.group_images", "router.name"),
     )
-    place = f"capacity.factor={show(factor)}"
+    place = f"{setting}={show(factor)}"
     if slots < 1:
-        least = f"capacity.factor={math.ceil(experts / tokens * 1000) / 1000:g}"
+        least = f"{setting}={math.ceil(experts / tokens * 1000) / 1000:g}"
         more = "" if group == 1 else f", or capacity.group_images={math.ceil(group / share)}"
         yield Problem(place, f"C = c·T/E = {share:.3g} is less than one slot ({numbers})", least + more, uses)
     elif isinstance(cfg.router, SparseRouterConfig) and cfg.router.choice == "expert" and slots > tokens:
         what = f"an expert cannot choose C={slots} of {tokens} tokens ({numbers})"
-        yield Problem(place, what, f"at most capacity.factor={experts}, with capacity.multiple_of=1", uses)
+        yield Problem(place, what, f"at most {setting}={experts}, with capacity.multiple_of=1", uses)
 
 
 MODEL_RULES = (
@@ -187,9 +224,13 @@ MODEL_RULES = (
     moe_blocks_are_blocks,
     router_name_tells_the_truth,
     token_choice_has_its_options_alone,
+    a_token_chooses_among_the_experts,
+    gates_that_weigh_are_the_weights,
     iterations_and_solver_have_something_to_solve,
     load_loss_has_noise,
+    the_sparse_plan_is_made_of_clean_gates,
     own_router_can_be_found,
     dense_dispatches_nothing,
+    slots_that_are_parameters_stay,
     every_expert_has_a_slot,
 )

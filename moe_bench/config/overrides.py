@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 
 from moe_bench.config.argv import VALUE_OF_GROUP
 from moe_bench.config.groups import Groups
-from moe_bench.config.plugins import router_entry_points
+from moe_bench.config.plugins import ROUTERS, declared
 from moe_bench.config.problems import Problem, did_you_mean
 from moe_bench.config.security import problems_of_line
 
@@ -96,7 +96,7 @@ def _unknown_option(line: str, group: str, option: str, groups: Groups) -> Probl
 
 
 def _is_plugin(group: str, option: str) -> bool:
-    return group == "router" and option in router_entry_points()
+    return group == "router" and option in declared(ROUTERS)
 
 
 def _entry_point(override: Override, groups: Groups) -> Override:

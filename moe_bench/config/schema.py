@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-AFFINITIES = ("softmax", "sinkhorn", "sparse")
+from moe_bench.routing.capacity import choices_of_token
+
+AFFINITIES = ("softmax", "sigmoid", "relu", "sinkhorn", "sparse")
 CHOICES = ("token", "expert")
 COMBINES = ("softmax", "plan")
 SOLVERS = ("adam", "sweeps", "dual")
@@ -53,7 +55,7 @@ class DenseRouterConfig(RouterConfig):
 class SparseRouterConfig(RouterConfig):
     """Token choice and expert choice: affinity × choice × combine."""
 
-    affinity: str = "softmax"  # one of AFFINITIES
+    affinity: str = "softmax"  # one of AFFINITIES, or one of your own: "package.module:function"
     choice: str = "expert"  # one of CHOICES
     combine: str = "softmax"  # one of COMBINES
     k: int | None = None  # experts a token chooses; None: the capacity factor rounded up; token choice only
@@ -68,6 +70,7 @@ class SparseRouterConfig(RouterConfig):
     solver: str | None = None  # one of SOLVERS; sparse affinity only
     solver_lr: float | None = None  # Adam's step in the sparse solver; solver=adam only
     priority: str = "order"  # one of PRIORITIES; token choice only
+    bias_rate: float = 0.0  # what an expert's bias moves in a step towards balance; 0: no bias; token choice only
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,14 @@ class SoftRouterConfig(RouterConfig):
     normalize: bool = True  # unit-length tokens and slots; False: the paper's plain eq. 10
     scale: float = 1.0  # start of the learned scale of the logits (used with ``normalize`` only)
     noise: float = 0.0  # logits get N(0, noise) in training
+
+
+@dataclass(frozen=True)
+class ControlRouterConfig(RouterConfig):
+    """Token choice without looking at the tokens: by their place, or by chance."""
+
+    name: str = "hash"  # or "random"
+    k: int | None = None  # experts of a token; None: the capacity factor rounded up
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,7 @@ class CapacityConfig:
     rounding: str = "nearest"  # one of ROUNDINGS; "nearest" is half to even
     multiple_of: int = 1  # slots are rounded up to a multiple of this
     group_images: int = 8  # images a routing group; Soft MoE always routes one
+    eval_factor: float | None = None  # c in validation and probe; None: factor
 
 
 @dataclass(frozen=True)
@@ -249,5 +261,14 @@ WORDS: dict[str, tuple[str, ...]] = {
 ROUTER_KINDS: dict[str, type[RouterConfig]] = {
     "dense": DenseRouterConfig,
     "soft": SoftRouterConfig,
+    "hash": ControlRouterConfig,
+    "random": ControlRouterConfig,
 }
 """Which class checks a router's options, by its name; every other name is a SparseRouterConfig."""
+
+
+def token_choices(router: RouterConfig, capacity: CapacityConfig) -> int | None:
+    """K, the experts that a token chooses; None where tokens choose none."""
+    if isinstance(router, ControlRouterConfig) or (isinstance(router, SparseRouterConfig) and router.choice == "token"):
+        return choices_of_token(router.k, capacity.factor)
+    return None

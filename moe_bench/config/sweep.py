@@ -10,6 +10,7 @@ from itertools import islice, product
 from moe_bench.config.argv import VALUE_OF_GROUP, normalise
 from moe_bench.config.compose import Composition
 from moe_bench.config.groups import Groups, find_groups
+from moe_bench.config.identity import run_id
 from moe_bench.config.overrides import parse, values_of
 from moe_bench.config.problems import Problem, raise_if_any
 from moe_bench.config.schema import Config
@@ -63,6 +64,8 @@ def plan(words: Sequence[str], config_dir: str | None = None, multirun: bool = F
     cells = tuple(product(*axes.values())) if _few_enough(axes, problems) else ()
     checked = [] if external and composition.sweeper != "basic" else _cells_to_check(axes, cells)
     configs = [_check(cell, groups, config_dir, problems) for cell in checked or [_first(axes)]]
+    if 0 < len(cells) == len(checked):
+        cells = _distinct(cells, configs)
     problems += _launcher_fits(composition, configs[0])
     raise_if_any(problems)
     assert configs[0] is not None, "without a configuration there is a problem"
@@ -110,6 +113,14 @@ def _cells_to_check(axes: dict[str, tuple[str, ...]], cells: Sequence[tuple[str,
 def _check(cell: Sequence[str], groups: Groups, config_dir: str | None, problems: list[Problem]) -> Config | None:
     overrides, composition = draft(cell, groups, config_dir, problems)
     return finish(overrides, composition, problems)
+
+
+def _distinct(cells: Sequence[tuple[str, ...]], configs: Sequence[Config | None]) -> tuple[tuple[str, ...], ...]:
+    """The cells without those that are the run of an earlier one, as a dense model's at every other capacity."""
+    found: dict[object, tuple[str, ...]] = {}
+    for cell, config in zip(cells, configs, strict=True):
+        found.setdefault(cell if config is None else (config.runs_dir, run_id(config)), cell)
+    return tuple(found.values())
 
 
 def _launcher_fits(composition: Composition, config: Config | None) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ from moe_bench.config.checks import check
 from moe_bench.config.convert import Conversion, to_config
 from moe_bench.config.groups import Groups, find_groups
 from moe_bench.config.problems import Problem, raise_if_any
-from moe_bench.config.schema import Config
+from moe_bench.config.schema import CapacityConfig, Config, DenseRouterConfig, SparseRouterConfig
 from moe_bench.config.security import problems_of_tree
 
 if TYPE_CHECKING:
@@ -75,11 +75,20 @@ def finish(overrides: Overrides, composition: Composition | None, problems: list
 
 
 def derive(config: Config) -> Config:
-    """Fill in what follows from other settings and must be one number for everyone: the warm-up."""
-    if config.recipe.warmup is not None:
-        return config
-    warmup = min(config.recipe.steps // 12, LONGEST_WARMUP)
-    return replace(config, recipe=replace(config.recipe, warmup=warmup))
+    """Fill in what follows from other settings and must be the same for everyone.
+
+    That is the warm-up, the solver of the sparse plan, and the capacity of a dense model: it uses none, so whatever is
+    asked for, in a grid perhaps, is one and the same run.
+    """
+    router = config.router
+    if config.recipe.warmup is None:
+        warmup = min(config.recipe.steps // 12, LONGEST_WARMUP)
+        config = replace(config, recipe=replace(config.recipe, warmup=warmup))
+    if isinstance(router, SparseRouterConfig) and router.affinity == "sparse" and router.solver is None:
+        config = replace(config, router=replace(router, solver="adam"))
+    if isinstance(router, DenseRouterConfig):
+        config = replace(config, capacity=CapacityConfig())
+    return config
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -5,10 +5,16 @@ Letters: D width, H hidden, N tokens of an image, T tokens of a group, E experts
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from moe_bench.config.schema import CapacityConfig, ModelConfig, RouterConfig, SoftRouterConfig, SparseRouterConfig
+from moe_bench.config.schema import (
+    CapacityConfig,
+    ControlRouterConfig,
+    ModelConfig,
+    RouterConfig,
+    SoftRouterConfig,
+    token_choices,
+)
 from moe_bench.model.memory import activation_bytes, state_bytes, working_bytes
 from moe_bench.model.sizes import Sizes, sizes
 
@@ -21,9 +27,9 @@ class Cost:
     params_active: int
     """Parameters that one token meets on average: all but the experts, and of these the share that works on it."""
     flops_per_image: float
-    """Forward pass; a multiplication and an addition are 2. In are matrix products, convolution and attention, as
-    torch's FLOP counter counts them: those of the gate, and Soft MoE's mixtures. Out is what works on single values
-    or rows: norms, softmax, GELU, Sinkhorn, the sparse solver, moving and adding up rows."""
+    """Forward pass in training; a multiplication and an addition are 2. In are matrix products, convolution and
+    attention, as torch's FLOP counter counts them: those of the gate, and Soft MoE's mixtures. Out is what works on
+    single values or rows: norms, softmax, GELU, Sinkhorn, the sparse solver, moving and adding up rows."""
     group_images: int
     tokens_per_group: int
     slots_per_expert: int
@@ -86,7 +92,9 @@ def _shared_params(model: ModelConfig, size: Sizes, num_classes: int) -> int:
 
 
 def _router_params(model: ModelConfig, router: RouterConfig, size: Sizes) -> int:
-    """Of one layer: a gate, or one vector for each slot and their scale."""
+    """Of one layer: a gate, or one vector for each slot and their scale; nothing where tokens are not looked at."""
+    if isinstance(router, ControlRouterConfig):
+        return 0
     if isinstance(router, SoftRouterConfig):
         return model.width * model.experts * size.slots + router.normalize
     return model.width * model.experts
@@ -97,9 +105,8 @@ def _experts_per_token(model: ModelConfig, router: RouterConfig, capacity: Capac
     if not size.moe_layers:
         return 0.0
     slots = size.slots * model.experts / size.group_tokens
-    if isinstance(router, SparseRouterConfig) and router.choice == "token":
-        return min(slots, math.ceil(capacity.factor) if router.k is None else router.k)
-    return slots
+    choices = token_choices(router, capacity)
+    return slots if choices is None else min(slots, choices)
 
 
 def _shared_flops(model: ModelConfig, size: Sizes, num_classes: int) -> int:
@@ -124,6 +131,6 @@ def _routed_flops(model: ModelConfig, router: RouterConfig, size: Sizes) -> floa
     group = rows * 4 * model.width * model.mlp
     if isinstance(router, SoftRouterConfig):
         group += 3 * 2 * size.group_tokens * rows * model.width  # logits, dispatch, combine
-    else:
+    elif not isinstance(router, ControlRouterConfig):
         group += 2 * size.group_tokens * model.width * model.experts  # gate
     return size.moe_layers * group / size.group_images

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
-from inspect import signature
+from collections.abc import Callable
+from inspect import isclass, signature
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from moe_bench.config.plugins import OwnCode, load_own, own_code
 from moe_bench.config.schema import (
     CapacityConfig,
+    ControlRouterConfig,
     DenseRouterConfig,
     ModelConfig,
     RouterConfig,
@@ -21,7 +23,8 @@ from moe_bench.errors import ConfigError
 from moe_bench.model.moe import MoE
 from moe_bench.model.sizes import tokens_per_image
 from moe_bench.model.vit import VisionTransformer
-from moe_bench.routing import Capacity, SoftRouter, SparseRouter
+from moe_bench.routing import Capacity, ControlRouter, SoftRouter, SparseRouter
+from moe_bench.routing.affinity import OwnAffinity
 
 
 def from_config(
@@ -35,7 +38,7 @@ def from_config(
 
     Raises:
         ValueError: sizes that do not fit each other.
-        ConfigError: ``router.impl`` cannot be imported, or does not take what a router is made from.
+        ConfigError: the user's own router or affinity cannot be imported, or does not take or give what it must.
     """
     blocks = [] if isinstance(router, DenseRouterConfig) else model.moe_blocks
     return VisionTransformer(
@@ -70,11 +73,15 @@ def _moe(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig) -> 
 
 def _router(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig) -> nn.Module:
     """The router of one layer: ours by its settings, or the user's class."""
-    slots = Capacity(capacity.factor, capacity.rounding, capacity.multiple_of)
+    slots = Capacity(capacity.factor, capacity.rounding, capacity.multiple_of, capacity.eval_factor)
     tokens = tokens_per_image(model.image_size, model.patch, model.head)
+    own = own_code(router)
     if type(router) is RouterConfig:
+        assert own is not None
         made_from = {"capacity": slots, "tokens": tokens, **router.options}
-        return _users_router(_users_class(router), model.width, model.experts, made_from)
+        return _users_router(_users_class(own), model.width, model.experts, made_from)
+    if isinstance(router, ControlRouterConfig):
+        return ControlRouter(model.experts, kind=router.name, tokens=tokens, k=router.k, capacity=slots)
     if isinstance(router, SoftRouterConfig):
         return SoftRouter(
             model.width,
@@ -89,7 +96,7 @@ def _router(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig) 
     return SparseRouter(
         model.width,
         model.experts,
-        affinity=router.affinity,
+        affinity=router.affinity if own is None else _users_affinity(own, model.experts),
         choice=router.choice,
         combine=router.combine,
         k=router.k,
@@ -103,6 +110,7 @@ def _router(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig) 
         solver=router.solver or "adam",
         solver_lr=1e-2 if router.solver_lr is None else router.solver_lr,
         priority=router.priority,
+        bias_rate=router.bias_rate,
     )
 
 
@@ -115,16 +123,24 @@ def _users_router(users: type[nn.Module], dim: int, experts: int, made_from: dic
     return users(dim, experts, **made_from)
 
 
-def _users_class(router: RouterConfig) -> type[nn.Module]:
-    """The class that ``impl`` names as "package.module:Class", or that an installed package declares under ``name``."""
-    declared = entry_points(group="moe_bench.routers", name=router.name)
-    if router.impl is None and not declared:
-        raise ConfigError(f"router {router.name!r} has no implementation; set router.impl=package.module:Class")
-    where = router.impl or next(iter(declared)).value
-    module, _, name = where.partition(":")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+def _users_class(own: OwnCode) -> type[nn.Module]:
+    users = load_own(own)
+    if not (isclass(users) and issubclass(users, nn.Module)):
         raise ConfigError(
-            f"router.impl={where} cannot be imported ({error}); write package.module:Class of an importable module"
-        ) from error
+            f"{own.setting} is a {type(users).__name__}; a router is a class derived from torch.nn.Module"
+        )
+    return users
+
+
+def _users_affinity(own: OwnCode, experts: int) -> Callable[..., Tensor]:
+    """The user's function, tried on logits of two groups of four tokens."""
+    users = load_own(own)
+    if not callable(users):
+        raise ConfigError(f"{own.setting} is a {type(users).__name__}; an affinity is a function of logits (G, T, E)")
+    logits = torch.linspace(-2, 2, 8 * experts, device="cpu").view(2, 4, experts)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        affinity = OwnAffinity(users)(logits)
+    if not affinity.isfinite().all():
+        raise ConfigError(f"{own.setting} gave numbers that are not finite for logits between -2 and 2")
+    result: Callable[..., Tensor] = users
+    return result

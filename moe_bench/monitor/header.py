@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from rich.text import Text
 
 from moe_bench.monitor.layout import block
 from moe_bench.monitor.units import MISSING, about, count, flops
 
-AFFINITY_WORDS = {"softmax": "softmax", "sinkhorn": "Sinkhorn plan", "sparse": "sparse plan"}
+AFFINITY_WORDS = {
+    "sigmoid": "sigmoid gates",
+    "relu": "ReLU gates",
+    "sinkhorn": "Sinkhorn plan",
+    "sparse": "sparse plan",
+}
 CHOICE_WORDS = {"token": "tokens choose", "expert": "experts choose"}
 COMBINE_WORDS = {"softmax": "softmax weights", "plan": "the plan's weights"}
+CONTROL_WORDS = {"hash": "a token's place in its image", "random": "chance"}
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -46,18 +57,36 @@ class RunFacts:
     device: str
     precision: str
     about_s: float | None = None  # expected seconds, if there is an honest estimate
+    evaluation: Mapping[str, Any] = EMPTY  # capacity/eval and slots_per_expert/eval, where they are others
 
 
-def router_words(name: str, affinity: str = "", choice: str = "", combine: str = "", k: int | None = None) -> str:
-    """The router as a sentence: its point in affinity × choice × combine. ``k``: experts a token chooses."""
+def router_words(
+    name: str,
+    affinity: str = "",
+    choice: str = "",
+    combine: str = "",
+    k: int | None = None,
+    solving: Mapping[str, Any] = EMPTY,
+) -> str:
+    """The router as a sentence: its point in affinity × choice × combine.
+
+    ``k``: experts a token chooses. ``solving``: router/solver and router/iterations of a plan.
+    """
     if name == "dense":
         return "dense: no router, every token through one MLP"
+    if name in CONTROL_WORDS:
+        return f"{name}: no gate, {CONTROL_WORDS[name]} decides on {k} expert{'s' * (k != 1)} for each token"
     if not affinity:
         return f"{name}: every slot is a mixture of all tokens of an image" if name == "soft" else name
     choosers = CHOICE_WORDS[choice] + (f" {k} expert{'s' * (k != 1)} each" if choice == "token" and k else "")
     if choice == "expert":
         choosers = "experts choose their tokens"
-    return f"{name}: {AFFINITY_WORDS[affinity]} × {choosers} × {COMBINE_WORDS[combine]}"
+    source = AFFINITY_WORDS.get(affinity, affinity)
+    if "router/iterations" in solving:
+        by = f" of {solving['router/solver']}" if "router/solver" in solving else ""
+        source += f" ({solving['router/iterations']} iterations{by})"
+    weights = "these weights" if affinity in ("sigmoid", "relu") else COMBINE_WORDS[combine]
+    return f"{name}: {source} × {choosers} × {weights}"
 
 
 def header(facts: RunFacts, columns: int = 80) -> Text:
@@ -102,9 +131,11 @@ def capacity_words(facts: RunFacts) -> str:
         f"{facts.experts} experts × {slots}, in {facts.moe_layers} layer{'s' * (facts.moe_layers != 1)}"
     )
     actual = facts.slots_per_expert * facts.experts / facts.tokens_per_group
-    if abs(actual - facts.capacity) < 1e-9:
-        return words
-    return f"{words}; rounding to whole slots makes it {actual:.3g}"
+    if abs(actual - facts.capacity) >= 1e-9:
+        words += f"; rounding to whole slots makes it {actual:.3g}"
+    if facts.evaluation:
+        words += "; at evaluation {capacity/eval:g}: {slots_per_expert/eval} slots".format(**facts.evaluation)
+    return words
 
 
 def _data(facts: RunFacts) -> str:

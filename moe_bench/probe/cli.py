@@ -6,11 +6,13 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from moe_bench.config.plugins import blaming_own_code
 from moe_bench.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from moe_bench.config import Config
     from moe_bench.model import VisionTransformer
     from moe_bench.probe.score import Protocol, Score
 
@@ -28,6 +30,11 @@ def run(argv: list[str]) -> int:
     """Prints a table, or JSON with ``--json``; writes nothing. Raises MoeBenchError for what cannot be done."""
     args = _parser().parse_args(argv)
     config = run_config(args.run)
+    with blaming_own_code(config.router):
+        return _probe(args, config)
+
+
+def _probe(args: argparse.Namespace, config: Config) -> int:
     settings = config.probe
     sources = args.data or list(settings.sets) or list(config.data.probe)
     if not sources:
@@ -57,7 +64,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def load_model(run: Path, config: Any) -> tuple[VisionTransformer, int]:
+def load_model(run: Path, config: Config) -> tuple[VisionTransformer, int]:
     """The model of a run with the weights of its newest checkpoint, and their step."""
     from moe_bench.model import from_config
     from moe_bench.training.store import check_fits, load_weights
@@ -115,7 +122,7 @@ def _numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"numbers like 1,5,10 wanted, not {text!r}") from None
 
 
-def run_config(run: Path) -> Any:
+def run_config(run: Path) -> Config:
     """The settings of a run, from its folder. Raises CheckpointError."""
     from moe_bench.config import from_dict
 

@@ -14,7 +14,10 @@ from typing import Any
 
 from moe_bench.report.collect import Run
 
-ROUTER_ORDER = ("dense", "softmax_tc", "sinkhorn_tc", "softmax_ec", "sinkhorn_ec", "sparse_ec", "soft")
+ROUTER_ORDER = (
+    *("dense", "random", "hash", "softmax_tc", "sigmoid_tc", "relu_tc"),
+    *("sinkhorn_tc", "softmax_ec", "sinkhorn_ec", "sparse_ec", "soft"),
+)
 ROW_GROUPS = ("router.", "model.", "capacity.")
 
 

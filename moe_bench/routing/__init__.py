@@ -16,7 +16,8 @@ The paper, from front to back, and where each of its ideas lives:
               A  importance loss; load loss, eq. 12-15                 losses     importance_loss, load_loss
         2.1-2.6  the six routers by name, made of the above            router     make_router, PRESETS
 
-Beside the paper: ``numerics`` (precision, ties, padding), ``init`` (how a gate starts), ``stats`` (what a routing did).
+Beside the paper: ``numerics`` (precision, ties, padding), ``init`` (how a gate starts), ``stats`` (what a routing did),
+``balance`` (a bias instead of a loss), ``controls`` (hash and chance).
 Names load on first use, so that ``moe_bench.routing.capacity`` can be had without torch.
 """
 
@@ -26,9 +27,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moe_bench.routing.affinity import sinkhorn, softmax
+    from moe_bench.routing.affinity import relu, sigmoid, sinkhorn, softmax
     from moe_bench.routing.capacity import Capacity, slots_per_expert
     from moe_bench.routing.choice import expert_choice, token_choice
+    from moe_bench.routing.controls import ControlRouter
     from moe_bench.routing.dispatch import Routing, SoftRouting
     from moe_bench.routing.losses import gshard_loss, importance_loss, load_loss, z_loss
     from moe_bench.routing.router import PRESETS, SparseRouter, make_router
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "softmax": "affinity",
+    "sigmoid": "affinity",
+    "relu": "affinity",
     "sinkhorn": "affinity",
     "sparse": "transport",
     "token_choice": "choice",
@@ -52,6 +56,7 @@ _HOME = {
     "SoftRouting": "dispatch",
     "SparseRouter": "router",
     "SoftRouter": "soft_moe",
+    "ControlRouter": "controls",
     "PRESETS": "router",
     "make_router": "router",
 }
@@ -59,6 +64,7 @@ _HOME = {
 __all__ = [
     "PRESETS",
     "Capacity",
+    "ControlRouter",
     "Routing",
     "SoftRouter",
     "SoftRouting",
@@ -68,6 +74,8 @@ __all__ = [
     "importance_loss",
     "load_loss",
     "make_router",
+    "relu",
+    "sigmoid",
     "sinkhorn",
     "slots_per_expert",
     "soft",

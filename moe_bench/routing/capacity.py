@@ -30,6 +30,11 @@ def slots_per_expert(tokens: int, experts: int, factor: float, rounding: str = "
     return math.ceil(slots / multiple_of) * multiple_of
 
 
+def choices_of_token(k: int | None, factor: float) -> int:
+    """K, the experts that a token chooses: as said, or the capacity ``factor`` rounded up."""
+    return math.ceil(factor) if k is None else k
+
+
 @dataclass(frozen=True)
 class Capacity:
     """A capacity factor and how it is rounded; groups of any size ask it for their slots."""
@@ -37,13 +42,17 @@ class Capacity:
     factor: float = 1.0  # c in C = round(c · T / E)
     rounding: str = "nearest"  # or "up"
     multiple_of: int = 1  # slots are rounded up to a multiple of this
+    eval_factor: float | None = None  # c at evaluation; None: the same
 
     def __post_init__(self) -> None:
         _check(self.factor, self.rounding, self.multiple_of)
+        if self.eval_factor is not None:
+            _check(self.eval_factor, self.rounding, self.multiple_of)
 
-    def slots(self, tokens: int, experts: int) -> int:
-        """C for a group of ``tokens``, padding included; see :func:`slots_per_expert`."""
-        return slots_per_expert(tokens, experts, self.factor, self.rounding, self.multiple_of)
+    def slots(self, tokens: int, experts: int, training: bool = True) -> int:
+        """C for a group of ``tokens``, padding included, in training or at evaluation; see :func:`slots_per_expert`."""
+        factor = self.factor if training or self.eval_factor is None else self.eval_factor
+        return slots_per_expert(tokens, experts, factor, self.rounding, self.multiple_of)
 
 
 def _check(factor: float, rounding: str, multiple_of: int) -> None:

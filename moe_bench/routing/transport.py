@@ -26,6 +26,14 @@ GRADIENT_TOLERANCE = 1e-3
 SOLVERS = ("adam", "sweeps", "dual")
 
 
+def iterations_of(solver: str, tokens: int, experts: int) -> int:
+    """As many as a solver usually needs: 20 (adam, as the authors), 3 (sweeps), 100 (dual).
+
+    Below 50 tokens an expert the objective of dual is coarse, and it takes 400.
+    """
+    return {"adam": 20, "sweeps": 3, "dual": 400 if tokens < 50 * experts else 100}[solver]
+
+
 def sparse(
     utility: Tensor,
     capacity: int,
@@ -36,9 +44,8 @@ def sparse(
 ) -> Tensor:
     """Eq. 9: a plan Π (G, T, E) for ``utility`` (G, T, E), which the paper takes as softmax(XW).
 
-    Columns sum to T/E over at most ``capacity`` tokens; rows sum to about 1. ``iterations`` None: 20 (adam, as the
-    authors), 3 (sweeps), 100 (dual; 400 below 50 tokens an expert, where its objective is coarse). ``lr`` is adam's.
-    The search is not differentiated, the last projection is: gradients see the prices as constants.
+    Columns sum to T/E over at most ``capacity`` tokens; rows sum to about 1. ``iterations`` None: as ``iterations_of``.
+    ``lr`` is adam's. The search is not differentiated, the last projection is: gradients see the prices as constants.
 
     Raises ValueError for an unknown solver or less than one iteration.
     """
@@ -49,17 +56,17 @@ def sparse(
     utility = wide(utility).mT
     experts, tokens = utility.shape[-2:]
     real = real_tokens(utility.mT, mask).mT  # (G, 1, T)
+    iterations = iterations or iterations_of(solver, tokens, experts)
     mass = real.sum(-1, keepdim=True) / experts  # (G, 1, 1), b
     with torch.no_grad():
         free = torch.where(real > 0, 0.0, torch.inf).to(utility.dtype)
         if solver == "adam":
-            price = _adam_prices(utility, mass, capacity, free, iterations or 20, lr)
+            price = _adam_prices(utility, mass, capacity, free, iterations, lr)
             preference = utility - price
         elif solver == "sweeps":
-            price, preference = sweep_prices(utility, mass, capacity, free, iterations or 3)
+            price, preference = sweep_prices(utility, mass, capacity, free, iterations)
         else:
-            steps = iterations or (400 if tokens < 50 * experts else 100)
-            price, preference = dual_prices(utility, mass, capacity, free, steps)
+            price, preference = dual_prices(utility, mass, capacity, free, iterations)
         chosen = top(preference, min(capacity, tokens))
     plan = _spread(utility - price, chosen, mass).mT
     return plan if mask is None else plan * mask.unsqueeze(-1)

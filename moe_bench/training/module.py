@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from moe_bench.errors import DivergedError
 from moe_bench.model import VisionTransformer
+from moe_bench.routing.balance import biased_routers, loads, rebalance
 from moe_bench.training.objective import correct, losses, mixup, mixup_weight, targets
 from moe_bench.training.optim import Schedule, learning_rate, make_optimizer, parameter_groups
 from moe_bench.training.randomness import begin_piece
@@ -66,6 +67,8 @@ class LitViT(LightningModule):
         self.seed = seed
         self.name = name
         self._sums: Tensor | None = None  # over the micro-batches of a step: loss, aux_loss, prec1, count
+        self._biased = biased_routers(model)
+        self._loads: Tensor | None = None  # (L, E) over the micro-batches of a step, where routers have a bias
 
     def configure_optimizers(self) -> Optimizer:
         o = self.optimization
@@ -87,6 +90,9 @@ class LitViT(LightningModule):
         right = correct(output.logits, batch["label"]).float().mean()
         told = torch.stack([main.detach(), output.aux_loss.detach(), right, torch.ones_like(right)])
         self._sums = told if self._sums is None else self._sums + told
+        if self._biased:  # counted here and not in the router, whose forward pass checkpointing repeats
+            load = loads(output.routing.values())
+            self._loads = load if self._loads is None else self._loads + load
         return main + output.aux_loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -116,6 +122,13 @@ class LitViT(LightningModule):
         figures = {"train/loss": loss, "train/aux_loss": aux_loss, "train/prec1": prec1, "lr": rate}
         # Lightning takes "step" for the number of the row; updates done, this one included.
         self.log_dict({"step": float(self.trainer.global_step + 1), **figures, "grad_norm": grad_norm})
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Update the weights, and then the biases by which tokens find experts that had too few."""
+        super().optimizer_step(*args, **kwargs)  # the last micro-batch of the step runs in here
+        if self._loads is not None:
+            rebalance(self._biased, self._loads)
+            self._loads = None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises CheckpointError, naming what differs, where Lightning would print every key."""

@@ -61,6 +61,8 @@ def test_where_and_how_it_runs_is_not_who_it_is(typed: str) -> None:
         "router.gshard=0.01",
         "router.bf16_dispatch=true",
         "router.z_loss=0.001",
+        "capacity.eval_factor=4",
+        "router=hash",
         "model.experts=16",
         "capacity=1.5",
         "capacity.group_images=16",
@@ -75,6 +77,12 @@ def test_where_and_how_it_runs_is_not_who_it_is(typed: str) -> None:
 )
 def test_what_changes_the_result_changes_the_id(typed: str) -> None:
     assert run_id(config.load([typed])) != run_id(config.load())
+
+
+@pytest.mark.parametrize("typed", ["capacity=2", "capacity.eval_factor=4", "capacity.group_images=4"])
+def test_a_dense_model_is_one_run_at_any_capacity(typed: str) -> None:
+    assert run_id(config.load(["router=dense", typed])) == run_id(config.load(["router=dense"]))
+    assert run_id(config.load(["router=dense"])) == "dense-tiny-c1-digits-s0-4c12eafc"
 
 
 def test_an_id_reads_and_is_safe_as_a_file_name() -> None:

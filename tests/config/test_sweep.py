@@ -21,6 +21,15 @@ def test_every_combination_is_a_run() -> None:
     assert asked.varying == {"capacity", "router"}
 
 
+def test_what_is_one_run_is_asked_for_once() -> None:
+    asked = plan(["router=dense,softmax_tc", "capacity=1,2", "seed=0,1"], multirun=True)
+    assert len(asked.cells) == 2 + 4
+    assert [cell for cell in asked.cells if "router=dense" in cell] == [
+        ("router=dense", "capacity='1'", "seed=0"),
+        ("router=dense", "capacity='1'", "seed=1"),
+    ]
+
+
 @pytest.mark.parametrize("typed", ["capacity=1,1.5", "capacity=choice(1,1.5)"])
 def test_numbers_with_and_without_a_file_go_together(typed: str) -> None:
     cells = plan([typed], multirun=True).cells

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 from moe_bench import config
-from moe_bench.config.plugins import router_entry_points
-from moe_bench.config.schema import DenseRouterConfig, RouterConfig, SoftRouterConfig, SparseRouterConfig
+from moe_bench.config.plugins import OwnCode, declared, own_code
+from moe_bench.config.schema import (
+    ControlRouterConfig,
+    DenseRouterConfig,
+    RouterConfig,
+    SoftRouterConfig,
+    SparseRouterConfig,
+)
 from moe_bench.errors import ConfigError, SecurityError
 
 
@@ -87,7 +93,14 @@ def test_values_get_the_type_of_their_setting(typed: str, setting: tuple[str, st
 
 @pytest.mark.parametrize(
     ("router", "kind"),
-    [("dense", DenseRouterConfig), ("soft", SoftRouterConfig), ("sparse_ec", SparseRouterConfig)],
+    [
+        ("dense", DenseRouterConfig),
+        ("soft", SoftRouterConfig),
+        ("sparse_ec", SparseRouterConfig),
+        ("relu_tc", SparseRouterConfig),
+        ("hash", ControlRouterConfig),
+        ("random", ControlRouterConfig),
+    ],
 )
 def test_each_router_has_its_own_settings(router: str, kind: type[RouterConfig]) -> None:
     assert type(config.load([f"router={router}"]).router) is kind
@@ -118,6 +131,22 @@ def test_a_folder_of_ones_own_yaml_adds_options(tmp_path: Path) -> None:
     )
     assert config.load(["capacity=3"], str(tmp_path)).capacity.factor == 3.0
     assert "router=mine" in refused("router=mien", config_dir=tmp_path)
+
+
+def test_a_function_of_ones_own_is_an_affinity_by_its_place(tmp_path: Path) -> None:
+    router = config.load(["router.affinity=my.gates:cosine", "router.name=cosine_ec"]).router
+    assert own_code(router) == OwnCode("router.affinity=my.gates:cosine", "my.gates:cosine")
+    assert own_code(router).package == "my"  # type: ignore[union-attr]
+    assert "→ router.name=cosine_ec" in refused("router.affinity=my.gates:cosine")
+    assert "sparse, or package.module:function of your own" in refused("router.affinity=cosine")
+    assert own_code(config.load().router) is None
+
+
+def test_the_default_solver_is_written_out(tmp_path: Path) -> None:
+    (tmp_path / "router").mkdir()
+    (tmp_path / "router" / "mine.yaml").write_text("name: mine\naffinity: sparse\nnoise: 0\n")
+    for router in ("mine", "sparse_ec"):
+        assert config.load([f"router={router}"], str(tmp_path)).router.solver == "adam"  # type: ignore[attr-defined]
 
 
 def test_a_folder_named_by_the_environment_adds_options_and_habits(
@@ -170,12 +199,16 @@ def test_an_installed_router_needs_only_its_name(tmp_path: Path, monkeypatch: py
     info = tmp_path / "theirs-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[moe_bench.routers]\ntheirs = theirs.router:Router\n")
+    (info / "entry_points.txt").write_text(
+        "[moe_bench.routers]\ntheirs = theirs.router:Router\n[moe_bench.affinities]\ncosine = theirs.gates:cosine\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
-    router_entry_points.cache_clear()
+    declared.cache_clear()
     assert config.load(["router=theirs"]).router == RouterConfig(name="theirs")
+    own = config.load(["router.affinity=cosine", "router.name=cosine_ec"]).router
+    assert own_code(own) == OwnCode("router.affinity=cosine", "theirs.gates:cosine")
     assert "router=softmax_ec" in refused("router=softmx_ec")
-    router_entry_points.cache_clear()
+    declared.cache_clear()
 
 
 def test_one_configuration_leaves_no_trace_in_the_next() -> None:

@@ -7,7 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_bench.routing import sinkhorn, softmax
+from moe_bench.errors import ConfigError
+from moe_bench.routing import relu, sigmoid, sinkhorn, softmax
+from moe_bench.routing.affinity import OwnAffinity
 
 from .problems import Problem, problems
 from .reference import equation_8, equation_8_by_scaling, of_each_group
@@ -135,3 +137,35 @@ def test_both_are_float32_under_autocast() -> None:
 def test_zero_iterations_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 iteration, not 0"):
         sinkhorn(torch.zeros(1, 2, 2), 0)
+
+
+def test_sigmoid_and_relu_gates_are_of_each_logit_alone_and_in_float32() -> None:
+    logits = logits_of(0, 2, 5, 3, std=40.0, dtype=torch.float32).bfloat16()
+    torch.testing.assert_close(sigmoid(logits), 1 / (1 + (-logits.float()).exp()))
+    torch.testing.assert_close(relu(logits), logits.float().clamp_min(0), rtol=0, atol=0)
+
+
+def test_a_function_of_ones_own_gets_the_mask_if_it_asks_for_it() -> None:
+    def plain(logits: torch.Tensor) -> torch.Tensor:
+        return logits.exp()
+
+    def masked(logits: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return logits if mask is None else logits * mask.unsqueeze(-1)
+
+    logits, mask = logits_of(0, 2, 5, 3), torch.arange(5).expand(2, -1) < 3
+    assert torch.equal(OwnAffinity(plain)(logits, mask), logits.exp())
+    assert torch.equal(OwnAffinity(masked)(logits), logits)
+    assert not OwnAffinity(masked)(logits, mask)[:, 3:].any()
+    assert torch.equal(OwnAffinity(torch.sigmoid)(logits, mask), logits.sigmoid())  # it has no signature to look at
+
+
+def test_a_function_that_gives_something_else_than_an_affinity_is_named_with_its_file() -> None:
+    def summed(logits: torch.Tensor) -> torch.Tensor:
+        return logits.sum(-1)
+
+    with pytest.raises(
+        ConfigError, match=r"summed of .*test_affinity.py gave a tensor \(2, 5\) for logits \(2, 5, 3\)"
+    ):
+        OwnAffinity(summed)(torch.zeros(2, 5, 3))
+    with pytest.raises(ConfigError, match="gave a list for logits"):
+        OwnAffinity(torch.Tensor.tolist)(torch.zeros(2, 5, 3))

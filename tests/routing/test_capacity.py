@@ -32,6 +32,14 @@ def test_less_than_one_slot_is_refused_with_the_numbers() -> None:
         slots_per_expert(8, 32, 1.0, multiple_of=4)
 
 
+def test_evaluation_may_have_another_factor() -> None:
+    capacity = Capacity(1.0, "up", 4, eval_factor=4.0)
+    assert (capacity.slots(400, 32), capacity.slots(400, 32, training=False)) == (16, 52)
+    assert Capacity(2.0).slots(400, 32, training=False) == 25
+    with pytest.raises(ValueError, match="capacity factor must be a positive number, not -1"):
+        Capacity(eval_factor=-1.0)
+
+
 @pytest.mark.parametrize("wrong", [{"factor": 0.0}, {"factor": float("nan")}, {"rounding": "down"}, {"multiple_of": 0}])
 def test_a_capacity_that_makes_no_sense_is_refused(wrong: dict[str, float | str | int]) -> None:
     with pytest.raises(ValueError, match="capacity"):

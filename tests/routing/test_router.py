@@ -18,6 +18,8 @@ from moe_bench.routing import (
     importance_loss,
     load_loss,
     make_router,
+    relu,
+    sigmoid,
     sinkhorn,
     softmax,
     sparse,
@@ -153,6 +155,74 @@ def test_plan_combine_gradients_are_those_of_the_unrolled_iterations() -> None:
     assert torch.autograd.gradcheck(output, router.gate.weight.detach().requires_grad_())
 
 
+@pytest.mark.parametrize(("affinity", "gate"), [("sigmoid", sigmoid), ("relu", relu)])
+@pytest.mark.parametrize("choice", ["token", "expert"])
+def test_sigmoid_and_relu_gates_choose_and_weigh_as_they_are(affinity: str, gate: Any, choice: str) -> None:
+    torch.manual_seed(0)
+    router = SparseRouter(16, 4, affinity=affinity, choice=choice, combine="plan", capacity=Capacity(2.0), noise=0.0)
+    routing = router(tokens_of())
+    gates = gate(tokens_of() @ router.gate.weight.T)
+    dispatch, combine = routing.tensors()
+    torch.testing.assert_close(combine.sum(-1), gates * dispatch.sum(-1))
+    if choice == "token":
+        best = torch.zeros_like(gates).scatter(-1, gates.topk(2).indices, 1.0)
+        assert not (dispatch.sum(-1) > best).any()
+    combine.square().sum().backward()
+    assert router.gate.weight.grad is not None
+    assert router.gate.weight.grad.any()
+
+
+def test_a_token_asks_only_for_experts_with_a_positive_relu_gate() -> None:
+    torch.manual_seed(0)
+    router = SparseRouter(16, 4, affinity="relu", choice="token", combine="plan", k=3, noise=0.0)
+    positive = (tokens_of() @ router.gate.weight.T > 0).sum(-1)
+    assert router(tokens_of()).demand.sum(-1).tolist() == positive.clamp_max(3).sum(-1).tolist()
+    assert (positive < 3).any()
+
+
+def test_a_bias_sways_the_choice_and_not_the_weight() -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"affinity": "sigmoid", "choice": "token", "combine": "plan", "noise": 0.0}
+    router = SparseRouter(16, 4, **options, capacity=Capacity(4.0), k=1, bias_rate=1e-3)
+    assert router.bias is not None
+    still = router(tokens_of())
+    router.bias += torch.tensor([0.0, 0.0, 2.0, 0.0])  # more than any sigmoid
+    swayed = router(tokens_of())
+    assert (still.demand > 0).all()
+    assert swayed.demand.tolist() == [[0, 0, 32, 0]] * 2
+    combine = swayed.tensors()[1]
+    torch.testing.assert_close(combine.sum(-1)[..., 2], sigmoid(tokens_of() @ router.gate.weight.T)[..., 2])
+    assert "bias" in router.state_dict()
+    assert "bias" not in SparseRouter(16, 4, **options).state_dict()
+
+
+@pytest.mark.parametrize("choice", ["token", "expert"])
+@pytest.mark.parametrize("combine", ["softmax", "plan"])
+def test_a_function_of_ones_own_is_an_affinity_like_the_others(choice: str, combine: str) -> None:
+    """And as one of ours it takes the noisy logits, and passes gradients on only if it weighs."""
+    given: dict[str, dict[str, Tensor]] = {}
+    for name, affinity in (("ours", "sinkhorn"), ("own", sinkhorn)):
+        torch.manual_seed(0)
+        router = SparseRouter(16, 4, affinity=affinity, choice=choice, combine=combine, capacity=Capacity(2.0))
+        routing = router(tokens_of())
+        routing.weight.square().sum().backward()
+        assert router.gate.weight.grad is not None
+        given[name] = {"token": routing.token, "weight": routing.weight, "gradient": router.gate.weight.grad}
+    torch.testing.assert_close(given["own"], given["ours"], rtol=0, atol=0)
+    assert repr(router).startswith("SparseRouter(\n  moe_bench.routing.affinity:sinkhorn, ")
+
+
+@pytest.mark.parametrize(("choice", "affinity"), [("token", "softmax"), ("expert", "softmax"), ("expert", "sparse")])
+def test_evaluation_may_have_another_capacity_and_keeps_k(choice: str, affinity: str) -> None:
+    router = SparseRouter(16, 4, affinity=affinity, choice=choice, capacity=Capacity(1.0, eval_factor=3.0))
+    assert router(tokens_of()).token.shape == (4, 2 * 8)
+    routing = router.eval()(tokens_of())
+    assert routing.token.shape == (4, 2 * 24)
+    assert router.k == 1
+    if choice == "token":
+        assert routing.demand.sum(-1).tolist() == [32, 32]
+
+
 def test_losses_of_softmax_token_choice() -> None:
     router, logits = plain("softmax_tc")
     torch.manual_seed(1)
@@ -283,7 +353,10 @@ def test_soft_needs_to_know_its_tokens() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"affinity": "cosine"}, "softmax, sinkhorn, sparse, not 'cosine'"),
+        ({"affinity": "cosine"}, "softmax, sigmoid, relu, sinkhorn, sparse, not 'cosine'"),
+        ({"affinity": "sigmoid"}, "sigmoid gates weigh the outputs themselves: use combine='plan'"),
+        ({"affinity": "relu"}, "relu gates weigh the outputs themselves: use combine='plan'"),
+        ({"bias_rate": 0.001}, "those that choose are all full already"),
         ({"choice": "both"}, "token, expert, not 'both'"),
         ({"combine": "mean"}, "softmax, plan, not 'mean'"),
         ({"solver": "newton"}, "adam, sweeps, dual, not 'newton'"),
