@@ -140,6 +140,117 @@ def test_a_router_of_ones_own_is_found_in_the_current_directory(here: Path) -> N
     assert only_run(here).name.startswith("own-")
 
 
+def test_a_router_of_ones_own_from_yaml_alone_trains_and_is_reported(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "own" / "router").mkdir(parents=True)
+    yaml = "name: mine\naffinity: sinkhorn\nchoice: token\ncombine: plan\nk: 2\niterations: 7\n"
+    (here / "own" / "router" / "mine.yaml").write_text(yaml)
+    assert moe_bench("--config-dir", "own", "router=mine", *QUICK) == 0
+    told = capsys.readouterr().out
+    assert "mine: Sinkhorn plan (7 iterations) × tokens choose 2 experts each × the plan's weights" in told
+    run = only_run(here)
+    assert run.name.startswith("mine-tiny-c1-")
+    summary = read(run / "summary.json")
+    assert (summary["router"], summary["router/iterations"]) == ("mine", 7)
+    assert moe_bench("ls", "runs") == 0
+    assert moe_bench("report", "runs") == 0
+    assert capsys.readouterr().out.count("mine") >= 2
+
+
+@pytest.mark.parametrize(
+    ("router", "solved"),
+    [
+        (["router=sparse_ec"], {"router/solver": "adam", "router/iterations": 20}),
+        (["router=sparse_ec", "router.solver=sweeps"], {"router/solver": "sweeps", "router/iterations": 3}),
+        (["router=sinkhorn_ec"], {"router/iterations": 20}),
+        (["router=hash", "capacity.eval_factor=2"], {"capacity/eval": 2.0, "slots_per_expert/eval": 32}),
+        (["router=sigmoid_tc"], {}),
+        (["router=relu_tc"], {}),
+        (["router=random"], {}),
+    ],
+)
+def test_the_summary_says_how_plans_were_solved_and_what_room_evaluation_had(
+    here: Path, router: list[str], solved: dict[str, object]
+) -> None:
+    assert moe_bench(*router, *QUICK) == 0
+    summary = read(only_run(here) / "summary.json")
+    keys = ("router/solver", "router/iterations", "capacity/eval", "slots_per_expert/eval")
+    assert {key: summary[key] for key in keys if key in summary} == solved
+
+
+FAILING = """
+import torch
+
+def late(logits):
+    if len(logits) > 2:
+        return logits.softmax(0) @ torch.ones(3)
+    return logits
+
+class Late(torch.nn.Module):
+    def __init__(self, dim, experts, *, capacity, tokens):
+        super().__init__()
+
+    def forward(self, x, mask=None):
+        return [][len(x)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "said", "line"),
+    [
+        (["router.name=late", "router.impl=own_failing:Late"], "IndexError: list index out of range", 14),
+        (["router.name=late", "router.affinity=own_failing:late"], "RuntimeError: ", 6),
+    ],
+)
+def test_an_error_in_ones_own_code_is_not_called_a_bug_of_ours(
+    here: Path, capsys: pytest.CaptureFixture[str], typed: list[str], said: str, line: int
+) -> None:
+    (here / "own_failing.py").write_text(FAILING)
+    assert moe_bench(*QUICK, *typed, "capacity.group_images=4") == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"moe-bench: {said}")
+    assert f"own_failing.py:{line}" in told
+    assert f"code that {typed[1]} names, and none of moe-bench's" in told
+    assert "a bug" not in told
+    kept = only_run(here) / "traceback.txt"
+    assert f"The traceback is in {kept.relative_to(here)}" in told
+    assert "own_failing.py" in kept.read_text()
+    assert read(only_run(here) / "status.json")["exit_code"] == 2
+
+
+def test_a_module_of_ones_own_that_fails_on_import_is_told_with_its_line(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "own_broken.py").write_text("import torch\nx = undefined\n")
+    assert moe_bench(*QUICK, "router.impl=own_broken:Router") == 2
+    told = capsys.readouterr().err
+    assert "router.impl=own_broken:Router cannot be imported: NameError at " in told
+    assert "own_broken.py:2: name 'undefined' is not defined" in told
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "said"),
+    [
+        (["router.impl=own_ruoter:Own"], 2, "there is no module 'own_ruoter'"),
+        (["data=shards", "data.path=pictuers"], 3, "'pictuers' does not exist; did you mean 'pictures'?"),
+        (["probe.sets=[pictuers]"], 3, "probe.sets: "),
+    ],
+)
+def test_what_is_not_there_is_refused_without_torch_and_leaves_nothing(
+    here: Path, typed: list[str], code: int, said: str
+) -> None:
+    (here / "pictures").mkdir()
+    program = (
+        f"import sys; sys.argv = ['moe-bench', *{typed!r}]\n"
+        "from moe_bench.cli import main; code = main(); print('torch' in sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "False\n")
+    assert said in done.stderr
+    assert [path.name for path in here.iterdir()] == ["pictures"]
+
+
 def test_a_finished_run_is_skipped_without_importing_torch(here: Path) -> None:
     assert moe_bench(*QUICK) == 0
     code = (

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.text import Text
@@ -21,8 +20,6 @@ AFFINITY_WORDS = {
 CHOICE_WORDS = {"token": "tokens choose", "expert": "experts choose"}
 COMBINE_WORDS = {"softmax": "softmax weights", "plan": "the plan's weights"}
 CONTROL_WORDS = {"hash": "a token's place in its image", "random": "chance"}
-
-EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class RunFacts:
     device: str
     precision: str
     about_s: float | None = None  # expected seconds, if there is an honest estimate
-    evaluation: Mapping[str, Any] = EMPTY  # capacity/eval and slots_per_expert/eval, where they are others
+    evaluation: Mapping[str, Any] = field(default_factory=dict)  # capacity/eval and slots_per_expert/eval, if others
 
 
 def router_words(
@@ -66,7 +63,7 @@ def router_words(
     choice: str = "",
     combine: str = "",
     k: int | None = None,
-    solving: Mapping[str, Any] = EMPTY,
+    solving: Mapping[str, Any] | None = None,
 ) -> str:
     """The router as a sentence: its point in affinity × choice × combine.
 
@@ -82,7 +79,7 @@ def router_words(
     if choice == "expert":
         choosers = "experts choose their tokens"
     source = AFFINITY_WORDS.get(affinity, affinity)
-    if "router/iterations" in solving:
+    if solving:
         by = f" of {solving['router/solver']}" if "router/solver" in solving else ""
         source += f" ({solving['router/iterations']} iterations{by})"
     weights = "these weights" if affinity in ("sigmoid", "relu") else COMBINE_WORDS[combine]

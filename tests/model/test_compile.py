@@ -8,19 +8,31 @@ import pytest
 import torch
 from example_models import ROUTERS, TINY
 
-from moe_bench.config.schema import CapacityConfig
+from moe_bench.config.schema import CapacityConfig, ControlRouterConfig, RouterConfig, SparseRouterConfig
 from moe_bench.model import from_config
 
 SMALL = replace(TINY, image_size=16, patch=4, width=32, depth=2, heads=2, mlp=64, experts=4, moe_blocks=[1])
 
+OTHERS: dict[str, RouterConfig] = {
+    "relu": SparseRouterConfig(affinity="relu", choice="token", combine="plan", k=2),
+    "biased": SparseRouterConfig(affinity="sigmoid", choice="token", combine="plan", bias_rate=0.001),
+    "own": SparseRouterConfig(affinity="moe_bench.routing:sinkhorn"),
+    "hash": ControlRouterConfig("hash"),
+    "random": ControlRouterConfig("random"),
+}
+
 
 @pytest.mark.parametrize(
-    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ROUTERS if name != "softmax_ec"), "softmax_ec"]
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in [*ROUTERS, *OTHERS] if name != "softmax_ec"),
+        "softmax_ec",
+    ],
 )
 def test_one_graph_forward_and_backward_serves_changing_data(name: str) -> None:
     torch.manual_seed(0)
     torch.compiler.reset()
-    vit = from_config(SMALL, ROUTERS[name], CapacityConfig(group_images=2), 10).eval()
+    vit = from_config(SMALL, (ROUTERS | OTHERS)[name], CapacityConfig(group_images=2), 10).eval()
     torch.nn.init.normal_(vit.head.weight)
     compiled = torch.compile(vit, fullgraph=True, backend="aot_eager")
     for valid in (torch.ones(4, dtype=torch.bool), torch.arange(4) < 3):

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from moe_bench.config.schema import CapacityConfig, DenseRouterConfig, ModelConfig, RouterConfig
+from moe_bench.config.schema import CapacityConfig, ControlRouterConfig, DenseRouterConfig, ModelConfig, RouterConfig
 from moe_bench.model import from_config
 from moe_bench.model.cost import Cost, cost
 
@@ -27,12 +27,13 @@ def counted(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig, 
     """
     with torch.device("meta"):
         vit = from_config(model, router, capacity, CLASSES)
-    shapes = {name: parameter.shape for name, parameter in vit.named_parameters()}
+    count = sum(parameter.numel() for parameter in vit.parameters())
+    shapes = {name: value.shape for name, value in vit.state_dict().items()}
     with FakeTensorMode(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        parameters = {name: torch.empty(shape) for name, shape in shapes.items()}
+        state = {name: torch.empty(shape) for name, shape in shapes.items()}
         images_in = torch.empty(images, 3, model.image_size, model.image_size)
-        torch.func.functional_call(vit, parameters, (images_in,))
-    return sum(shape.numel() for shape in shapes.values()), counter.get_total_flops()
+        torch.func.functional_call(vit, state, (images_in,))
+    return count, counter.get_total_flops()
 
 
 def check(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig, images: int = 8) -> None:
@@ -56,6 +57,20 @@ def test_b16_at_capacity_2_costs_what_torch_counts(any_router_config: RouterConf
 def test_other_heads_blocks_and_groups_cost_what_torch_counts(name: str, head: str) -> None:
     model = replace(TINY, head=head, qk_norm=True, moe_blocks=[4, 5], heads=2)
     check(model, ROUTERS[name], CapacityConfig(1.25, "up", multiple_of=4, group_images=4), images=4)
+
+
+@pytest.mark.parametrize("name", ["hash", "random"])
+def test_controls_have_no_gate_to_pay_for(name: str) -> None:
+    check(TINY, ControlRouterConfig(name), CapacityConfig(1.5))
+    one = cost(TINY, ControlRouterConfig(name, k=1), CapacityConfig(2.0), CLASSES)
+    dense = cost(TINY, DenseRouterConfig(), CapacityConfig(), CLASSES)
+    assert one.params_active == dense.params_total
+
+
+@pytest.mark.parametrize("affinity", ["sigmoid", "relu"])
+def test_gates_cost_the_same_whatever_they_are_made_of(affinity: str) -> None:
+    router = replace(ROUTERS["softmax_tc"], affinity=affinity, combine="plan", bias_rate=0.001)  # type: ignore[call-arg]
+    check(TINY, router, CapacityConfig(2.0))
 
 
 def test_soft_without_normalisation_has_no_scale() -> None:

@@ -11,10 +11,25 @@ from example_models import B16, ROUTERS, TINY
 from torch import Tensor, nn
 
 from moe_bench import config
-from moe_bench.config.schema import CapacityConfig, DenseRouterConfig, RouterConfig, SparseRouterConfig
+from moe_bench.config.schema import (
+    CapacityConfig,
+    ControlRouterConfig,
+    DenseRouterConfig,
+    RouterConfig,
+    SparseRouterConfig,
+)
 from moe_bench.errors import ConfigError
 from moe_bench.model import MoE, ViTOutput, from_config
-from moe_bench.routing import Capacity, Routing, SoftRouter, SoftRouting, SparseRouter, expert_choice, softmax
+from moe_bench.routing import (
+    Capacity,
+    ControlRouter,
+    Routing,
+    SoftRouter,
+    SoftRouting,
+    SparseRouter,
+    expert_choice,
+    softmax,
+)
 
 SMALL = replace(TINY, image_size=16, patch=4, width=32, depth=4, heads=2, mlp=64, experts=4, moe_blocks=[1, 3])
 
@@ -58,15 +73,16 @@ def test_every_setting_reaches_its_part() -> None:
     model = replace(SMALL, head="map", qk_norm=True, dropout=0.1, expert_dropout=0.2, identical_experts=False)
     router = SparseRouterConfig(
         "own", affinity="sparse", choice="token", combine="plan", k=3, noise=0.0, importance=0.1, load=0.2,
-        gshard=0.3, z_loss=0.4, iterations=7, solver="adam", solver_lr=0.05, priority="score",
+        gshard=0.3, z_loss=0.4, iterations=7, solver="adam", solver_lr=0.05, priority="score", bias_rate=0.5,
     )  # fmt: skip
-    vit = from_config(model, router, CapacityConfig(1.5, "up", 4, group_images=3), 10, head_bias=-2.0)
+    vit = from_config(model, router, CapacityConfig(1.5, "up", 4, group_images=3, eval_factor=3.0), 10, head_bias=-2.0)
     moe = vit.blocks[1].mlp
     assert isinstance(moe, MoE)
     assert isinstance(moe.router, SparseRouter)
     assert (moe.group_images, moe.experts.dropout.p, moe.experts.identical) == (3, 0.2, False)
     assert (vit.dropout.p, vit.blocks[1].dropout.p, vit.blocks[0].mlp.dropout.p) == (0.1, 0.1, 0.1)
-    assert moe.router.capacity == Capacity(1.5, "up", 4)
+    assert moe.router.capacity == Capacity(1.5, "up", 4, 3.0)
+    assert moe.router.bias_rate == 0.5
     assert moe.router.loss_weights == {"importance": 0.1, "load": 0.2, "gshard": 0.3, "z": 0.4}
     made = [getattr(moe.router, key) for key in ("affinity", "choice", "combine", "k", "noise", "iterations")]
     assert made == ["sparse", "token", "plan", 3, 0.0, 7]
@@ -112,6 +128,59 @@ def test_a_router_of_ones_own_is_built_from_its_path_and_options() -> None:
 def test_a_router_that_cannot_be_imported_is_refused_by_name(impl: str) -> None:
     with pytest.raises(ConfigError, match=f"router.impl={impl} cannot be imported"):
         from_config(SMALL, RouterConfig("mine", impl=impl), CapacityConfig(), 10)
+
+
+def test_something_else_than_a_module_is_no_router() -> None:
+    with pytest.raises(ConfigError, match=r"router.impl=.*:own_gates is a function; a router is a class derived from"):
+        from_config(SMALL, RouterConfig("mine", impl=f"{__name__}:own_gates"), CapacityConfig(), 10)
+
+
+def own_gates(logits: Tensor) -> Tensor:
+    return (logits - logits.mean(1, keepdim=True)).softmax(-1)
+
+
+def one_gate(logits: Tensor) -> Tensor:
+    return logits[..., :1]
+
+
+def roots(logits: Tensor) -> Tensor:
+    return logits.sqrt()
+
+
+NO_FUNCTION = 3
+
+
+@pytest.mark.parametrize("choice", ["token", "expert"])
+def test_an_affinity_of_ones_own_is_a_function_by_its_path(choice: str) -> None:
+    router = SparseRouterConfig("own", affinity=f"{__name__}:own_gates", choice=choice, combine="plan", noise=0.0)
+    vit = from_config(SMALL, router, CapacityConfig(2.0), 10)
+    routing = vit(torch.randn(8, 3, 16, 16), detail=True).routing["blocks.1"]
+    torch.testing.assert_close(routing.affinity.sum(-1), torch.ones(1, 8 * 16))
+    assert torch.equal(routing.gates, routing.affinity)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("one_gate", r"one_gate of .*test_factory.py gave a tensor \(2, 4, 1\) for logits \(2, 4, 4\)"),
+        ("roots", r"roots gave numbers that are not finite for logits between -2 and 2"),
+        ("NO_FUNCTION", r"NO_FUNCTION is a int; an affinity is a function of logits"),
+        ("nothing", r"router.affinity=.*:nothing cannot be imported: AttributeError"),
+    ],
+)
+def test_what_is_no_affinity_is_refused_when_the_model_is_made(name: str, said: str) -> None:
+    router = SparseRouterConfig("own", affinity=f"{__name__}:{name}", combine="plan")
+    with pytest.raises(ConfigError, match=said):
+        from_config(SMALL, router, CapacityConfig(), 10)
+
+
+@pytest.mark.parametrize("name", ["hash", "random"])
+def test_controls_are_made_for_the_places_of_one_image(name: str) -> None:
+    vit = from_config(SMALL, ControlRouterConfig(name, k=2), CapacityConfig(2.0, group_images=2), 10)
+    router = vit.blocks[1].mlp.router
+    assert isinstance(router, ControlRouter)
+    assert (router.kind, router.k, tuple(router.table.shape)) == (name, 2, (16, 4))
+    vit(torch.randn(4, 3, 16, 16)).sum().backward()
 
 
 def test_blocks_outside_the_model_are_refused() -> None:

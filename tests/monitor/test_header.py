@@ -64,6 +64,28 @@ def words(facts: RunFacts) -> str:
     return " ".join(header(facts).plain.split())
 
 
+def test_plans_gates_and_controls_have_words() -> None:
+    assert (
+        router_words(
+            "sparse_ec", "sparse", "expert", "softmax", solving={"router/solver": "adam", "router/iterations": 20}
+        )
+        == "sparse_ec: sparse plan (20 iterations of adam) × experts choose their tokens × softmax weights"
+    )
+    sinkhorn = router_words("mine", "sinkhorn", "token", "plan", 2, {"router/iterations": 5})
+    assert sinkhorn == "mine: Sinkhorn plan (5 iterations) × tokens choose 2 experts each × the plan's weights"
+    sigmoid = router_words("sigmoid_tc", "sigmoid", "token", "plan", 1)
+    assert sigmoid == "sigmoid_tc: sigmoid gates × tokens choose 1 expert each × these weights"
+    assert "my_affinity:centred × tokens" in router_words("centred_tc", "my_affinity:centred", "token", "plan", 1)
+    assert (
+        router_words("hash", k=2) == "hash: no gate, a token's place in its image decides on 2 experts for each token"
+    )
+
+
+def test_another_capacity_at_evaluation_is_told() -> None:
+    told = capacity_words(replace(FACTS, evaluation={"capacity/eval": 4.0, "slots_per_expert/eval": 256}))
+    assert told.endswith("in 3 layers; at evaluation 4: 256 slots")
+
+
 def test_the_header_has_every_fact_with_its_unit() -> None:
     text = words(FACTS)
     for fact in (

@@ -24,7 +24,7 @@ def test_the_hash_spreads_places_evenly_and_drops_nothing(k: int) -> None:
     router = ControlRouter(4, kind="hash", tokens=16, k=k, capacity=Capacity(float(k)))
     routing = router(torch.randn(2, 32, 8))
     assert routing.demand.tolist() == [[32 * k // 4] * 4] * 2
-    assert routing.stats()["dropped"] == 0
+    assert routing.stats()["dropped_wishes"] == 0
     assert (routing.tensors()[0].sum((-1, -2)) == k).all()
 
 

@@ -30,6 +30,9 @@ from moe_bench.training.validation import Validation
 
 SIZE, CLASSES, BATCH = 8, 4, 8
 VAL = 21  # not a multiple of any batch
+SIGMOID_TC = SparseRouterConfig(
+    name="sigmoid_tc", affinity="sigmoid", choice="token", combine="plan", k=2, noise=0.0, bias_rate=0.01
+)
 SOFTMAX_TC = SparseRouterConfig(name="softmax_tc", choice="token", importance=0.005, load=0.005)
 
 

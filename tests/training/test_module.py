@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from miniature import CLASSES, Run
+from miniature import CLASSES, SIGMOID_TC, Run
 
 from moe_bench.config.schema import DenseRouterConfig, SparseRouterConfig
 from moe_bench.errors import CheckpointError, DivergedError
@@ -145,6 +145,33 @@ def test_a_step_mixes_images_and_targets_by_the_share_of_its_place(run: Run, los
     expect = Expect()
     ran = run(steps=3, pieces=2, loss=loss, router=DenseRouterConfig(), mixup_alpha=0.2, extra=[expect])
     assert (ran.error, expect.checked) == (None, 6)
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_biases_move_once_a_step_by_the_load_of_all_its_pieces_and_not_while_evaluating(run: Run, pieces: int) -> None:
+    class Expect(Callback):
+        def __init__(self) -> None:
+            self.load = self.bias = torch.zeros(4)
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            router = pl_module.model.blocks[1].mlp.router
+            router.register_forward_hook(self.count)
+
+        def count(self, router: Any, _: Any, routing: Any) -> None:
+            if router.training:
+                self.load = self.load + routing.demand.sum(0)
+            else:
+                assert torch.equal(router.bias, self.bias)
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if (batch_idx + 1) % pieces == 0:
+                assert self.load.sum() == 8 * 4 * 2  # pictures, tokens of each, experts of each
+                self.bias, self.load = self.bias + 0.01 * (16 - self.load).sign(), torch.zeros(4)
+            torch.testing.assert_close(pl_module.model.blocks[1].mlp.router.bias, self.bias)
+
+    expect = Expect()
+    assert run(router=SIGMOID_TC, pieces=pieces, eval_every=2, extra=[expect]).error is None
+    assert expect.bias.any()
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from miniature import SOFTMAX_TC, Run
+from miniature import SIGMOID_TC, SOFTMAX_TC, Run
 
-from moe_bench.config.schema import RouterConfig, SoftRouterConfig, SparseRouterConfig
+from moe_bench.config.schema import ControlRouterConfig, RouterConfig, SoftRouterConfig, SparseRouterConfig
 from moe_bench.errors import Interrupted
 
 STEPS = 8
@@ -60,6 +60,8 @@ def rows(folder: Path) -> list[dict[str, Any]]:
         SOFTMAX_TC,
         SparseRouterConfig(name="sinkhorn_ec", affinity="sinkhorn"),
         SoftRouterConfig(noise=0.1),
+        SIGMOID_TC,
+        ControlRouterConfig("random"),
     ],
     ids=lambda router: router.name,
 )
