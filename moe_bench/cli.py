@@ -109,8 +109,10 @@ def start(config: Config, overrides: list[str], words: Sequence[str]) -> Any:
     if rank is not None:
         return train.run(config, overrides, rank)
     if not train.skipped(config):
+        from moe_bench.config.here import refuse_what_is_missing
         from moe_bench.launch import ranks
 
+        refuse_what_is_missing(config)
         ranks.run(words, runtime.devices, run_folder(config))
     return train.prec1(config)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from moe_bench.routing.capacity import Capacity, choices_of_token
 from moe_bench.routing.choice import token_choice
 from moe_bench.routing.dispatch import Routing
+from moe_bench.routing.noise import normal_like
 
 KINDS = ("hash", "random")
 
@@ -26,7 +27,8 @@ class ControlRouter(nn.Module):
     spreads the N places of an image evenly over experts. ``tokens`` is N; ``k`` None: the capacity factor rounded up.
     """
 
-    table: Tensor  # (N, E), the larger the sooner that expert is chosen
+    table: Tensor  # (N, E), the larger the sooner that expert is chosen; rows sum to 1
+    noise_place: Tensor | None
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class ControlRouter(nn.Module):
         if not 1 <= self.k <= experts:
             raise ValueError(f"a token cannot go to k={self.k} of {experts} experts; use k from 1 to {experts}")
         self.register_buffer("table", torch.empty(tokens, experts))
+        self.register_buffer("noise_place", None, persistent=False)  # of the first group; see noise.py
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -53,17 +56,16 @@ class ControlRouter(nn.Module):
         place, shift = torch.randperm(tokens), torch.randperm(experts)
         order = (place.unsqueeze(1) + shift) % experts  # (N, E), each row a permutation of the experts
         falling = torch.arange(experts, 0, -1.0).expand_as(order)
-        self.table.copy_(torch.zeros_like(falling).scatter(1, order, falling))
+        scores = torch.zeros_like(falling).scatter(1, order, falling)
+        self.table.copy_(scores / scores.sum(-1, keepdim=True))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Routing:
         """Routes the groups of tokens ``x`` (G, T, D) without looking; ``mask`` (G, T) is False for padding."""
         groups, tokens, _ = x.shape
+        place = torch.arange(tokens, device=x.device) % len(self.table)
+        affinity = self.table[place].expand(groups, -1, -1)  # (G, T, E)
         if self.kind == "random" and self.training:
-            scores = torch.rand(groups, tokens, self.experts, device=x.device)
-        else:
-            place = torch.arange(tokens, device=x.device) % len(self.table)
-            scores = self.table[place].expand(groups, -1, -1)
-        affinity = scores / scores.sum(-1, keepdim=True)
+            affinity = normal_like(affinity, self.noise_place).softmax(-1)
         slots = self.capacity.slots(tokens, self.experts, self.training)
         return token_choice(affinity, torch.full_like(affinity, 1 / self.k), self.k, slots, mask=mask)
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moe_bench.config.schema import CapacityConfig, ModelConfig, RouterConfig, SoftRouterConfig, SparseRouterConfig
+from moe_bench.config.schema import (
+    CapacityConfig,
+    ControlRouterConfig,
+    ModelConfig,
+    RouterConfig,
+    SoftRouterConfig,
+    SparseRouterConfig,
+)
 from moe_bench.model import VisionTransformer, from_config
 from moe_bench.training.randomness import begin_piece, stream
 
 SIZES = ModelConfig(image_size=16, patch=8, width=16, depth=3, heads=2, mlp=32, experts=4, moe_blocks=[0, 2])
-ROUTERS = [SparseRouterConfig(noise=4.0), SoftRouterConfig(noise=1.0)]
+ROUTERS = [SparseRouterConfig(noise=4.0), SoftRouterConfig(noise=1.0), ControlRouterConfig("random")]
 
 
 def model(router: RouterConfig) -> VisionTransformer:
