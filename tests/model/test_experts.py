@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from moe_bench.model import pages
 from moe_bench.model.experts import Experts
 
 
@@ -67,3 +69,58 @@ def test_dropout_acts_in_training_only() -> None:
     assert (experts(slots) == 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
     experts.eval()
     assert not (experts(slots) == 0).any()
+
+
+def plain(experts: Experts, slots: Tensor) -> Tensor:
+    """The same in torch's own words."""
+    hidden = F.gelu(torch.baddbmm(experts.b1.unsqueeze(1), slots, experts.w1), approximate="tanh")
+    return torch.baddbmm(experts.b2.unsqueeze(1), hidden, experts.w2)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("learning", ["everything", "w1", "w2", "b1", "b2", "slots"])
+def test_values_and_gradients_are_those_of_plain_torch_bit_for_bit(learning: str, autocast: bool) -> None:
+    torch.manual_seed(0)
+    experts = Experts(2, 64, 256, identical=False)
+    slots, cotangent = torch.randn(2, 10, 64), torch.randn(2, 10, 64)
+    tensors = {"slots": slots, **dict(experts.named_parameters())}
+    for name, tensor in tensors.items():
+        tensor.requires_grad_(learning in (name, "everything"))
+    learners = [tensor for tensor in tensors.values() if tensor.requires_grad]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        ours, theirs = experts(slots), plain(experts, slots)
+        with torch.no_grad():
+            assert torch.equal(experts(slots), theirs)
+    assert ours.dtype == theirs.dtype
+    assert torch.equal(ours, theirs)
+    gradients = (torch.autograd.grad(y, learners, cotangent.to(y.dtype)) for y in (ours, theirs))
+    for our_slope, their_slope in zip(*gradients):
+        assert our_slope.dtype == their_slope.dtype
+        assert torch.equal(our_slope, their_slope)
+
+
+def test_gradients_are_the_slopes_of_the_values() -> None:
+    torch.manual_seed(0)
+    experts = Experts(2, 3, 5, identical=False).double()
+    slots = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    parameters = dict(experts.named_parameters())
+
+    def layer(slots: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(experts, dict(zip(parameters, values)), (slots,))
+
+    assert torch.autograd.gradcheck(layer, (slots, *parameters.values()))
+
+
+def test_kernels_beyond_the_allocators_memory_learn_the_same() -> None:
+    torch.manual_seed(0)
+    experts = Experts(2, 256, pages.WORTH_IT // 4 // 256, identical=False)  # 64 MiB a kernel
+    slots, cotangent = torch.randn(2, 3, 256), torch.randn(2, 3, 256)
+    ours, theirs = (
+        torch.autograd.grad(y, experts.parameters(), cotangent) for y in (experts(slots), plain(experts, slots))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_dtypes_that_do_not_fit_are_refused_as_by_torch() -> None:
+    with pytest.raises(RuntimeError, match="dtype"):
+        Experts(2, 4, 8)(torch.zeros(2, 3, 4, dtype=torch.bfloat16))
