@@ -23,11 +23,13 @@ def log_gate_differences(router: SparseRouter, x: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("place", [None, 7 << 40])
 @pytest.mark.parametrize(("experts", "noise"), [(4, 1.0), (32, 1.0), (8, 0.5), (2, 3.0)])
-def test_noise_is_normal_with_standard_deviation_noise_over_e(experts: int, noise: float) -> None:
+def test_noise_is_normal_with_standard_deviation_noise_over_e(experts: int, noise: float, place: int | None) -> None:
     """Not a variance of noise/E, as the paper's N(0, 1/E) could be read: at E = 4 that would be twice as wide."""
     torch.manual_seed(0)
     router = make_router("softmax_ec", 16, experts, noise=noise).double()
+    router.noise_place = None if place is None else torch.tensor(place)
     draws = log_gate_differences(router, tokens_of(8, 20_000).double())[..., 0].flatten()
     expected = stats.norm(scale=math.sqrt(2) * noise / experts)
     assert stats.kstest(draws.detach().numpy(), expected.cdf).pvalue > 1e-3
