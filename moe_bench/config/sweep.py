@@ -33,6 +33,7 @@ class Plan:
     is_sweep: bool
     by_preset: bool  # a file asks for the sweep, so each cell must be told that it is none
     external: bool  # a launcher or sweeper from outside drives it
+    repeated: int = 0  # cells left out, since each is the run of an earlier one
 
 
 def plan(words: Sequence[str], config_dir: str | None = None, multirun: bool = False, single: bool = False) -> Plan:
@@ -64,13 +65,12 @@ def plan(words: Sequence[str], config_dir: str | None = None, multirun: bool = F
     cells = tuple(product(*axes.values())) if _few_enough(axes, problems) else ()
     checked = [] if external and composition.sweeper != "basic" else _cells_to_check(axes, cells)
     configs = [_check(cell, groups, config_dir, problems) for cell in checked or [_first(axes)]]
-    if 0 < len(cells) == len(checked):
-        cells = _distinct(cells, configs)
+    distinct = _distinct(cells, configs) if 0 < len(cells) == len(checked) else cells
     problems += _launcher_fits(composition, configs[0])
     raise_if_any(problems)
     assert configs[0] is not None, "without a configuration there is a problem"
     varying = frozenset(key for key, values in axes.items() if len(values) > 1)
-    return Plan(cells, varying, configs[0], True, by_preset, external)
+    return Plan(distinct, varying, configs[0], True, by_preset, external, len(cells) - len(distinct))
 
 
 def _axes(lines: Iterable[str], groups: Groups) -> dict[str, tuple[str, ...]]:

@@ -84,6 +84,8 @@ def run(plan: Plan, config_dir: str | None = None) -> int:
         SweepError: if a cell failed.
     """
     outcomes = []
+    if plan.repeated:
+        print(f"{plan.repeated} of {plan.repeated + len(plan.cells)} runs would repeat another one, and are left out")
     with relayed_signals() as relay:
         for number, cell in enumerate(plan.cells, 1):
             label = " ".join(line for line in cell if _key(line) in plan.varying) or " ".join(cell)

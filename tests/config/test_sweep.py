@@ -23,7 +23,7 @@ def test_every_combination_is_a_run() -> None:
 
 def test_what_is_one_run_is_asked_for_once() -> None:
     asked = plan(["router=dense,softmax_tc", "capacity=1,2", "seed=0,1"], multirun=True)
-    assert len(asked.cells) == 2 + 4
+    assert (len(asked.cells), asked.repeated) == (2 + 4, 2)
     assert [cell for cell in asked.cells if "router=dense" in cell] == [
         ("router=dense", "capacity='1'", "seed=0"),
         ("router=dense", "capacity='1'", "seed=1"),
