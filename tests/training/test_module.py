@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from miniature import CLASSES, SIGMOID_TC, Run
+from torch.utils.checkpoint import checkpoint
 
 from moe_bench.config.schema import DenseRouterConfig, SparseRouterConfig
 from moe_bench.errors import CheckpointError, DivergedError
@@ -172,6 +174,25 @@ def test_biases_move_once_a_step_by_the_load_of_all_its_pieces_and_not_while_eva
     expect = Expect()
     assert run(router=SIGMOID_TC, pieces=pieces, eval_every=2, extra=[expect]).error is None
     assert expect.bias.any()
+
+
+def test_a_forward_pass_that_checkpointing_repeats_is_counted_once(run: Run) -> None:
+    class Recompute(Callback):
+        passes = 0
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            block = pl_module.model.blocks[1]
+            block.mlp.router.register_forward_hook(self.count)
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+        def count(self, router: Any, _: Any, routing: Any) -> None:
+            self.passes += router.training
+
+    recompute = Recompute()
+    repeated, plain = run("repeated", router=SIGMOID_TC, extra=[recompute]), run("plain", router=SIGMOID_TC)
+    assert recompute.passes == 2 * 8
+    bias = "model.blocks.1.mlp.router.bias"
+    assert torch.equal(repeated.module.state_dict()[bias], plain.module.state_dict()[bias])
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
