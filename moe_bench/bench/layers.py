@@ -24,6 +24,7 @@ from moe_bench.bench.results import DENSE, Entry, LayerTimes, LeftOut, floor_nam
 from moe_bench.bench.timing import WARMUP, timed_rounds
 from moe_bench.model import Experts, MoE
 from moe_bench.routing import Capacity, make_router
+from moe_bench.training.randomness import begin_piece
 
 PASSES = {"forward": 1, "train": 3}
 """What is timed, and its FLOPs over those of a forward pass."""
@@ -159,6 +160,7 @@ def _moe(case: Case, router: str, settings: dict[str, Any], experts: Experts) ->
     made = make_router(router, case.width, case.experts, capacity=capacity, tokens=case.tokens, **settings)
     layer = MoE(case.width, 1, made, case.experts, group_images=case.group_images)
     layer.experts = experts
+    begin_piece(layer, seed=0, step=0, piece=0, pictures=case.images)  # noise as in training
     return layer
 
 

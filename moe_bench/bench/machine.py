@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import ctypes
+import gc
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.autograd.profiler import profile
 
 from moe_bench.bench.timing import Call, stopwatch
 from moe_bench.errors import ConfigError
@@ -77,28 +77,42 @@ def _cuda_stopwatch(call: Call) -> float:
     return start.elapsed_time(end) / 1000  # it counts in ms
 
 
-def peak_bytes(call: Call, device: torch.device) -> int:
-    """The most bytes of tensors that exist during a call beyond those that existed before it.
+def peak_bytes(call: Call, device: torch.device) -> int | None:
+    """The most memory that a call takes beyond what was in use before it, in bytes.
 
-    On a CPU from the profiler's record of every tensor's memory, without the scratch space of matrix libraries; on a
-    GPU from torch's allocator, which gives out such space too.
+    On a GPU by torch's allocator. On a CPU by the kernel, which counts what is really there, whoever asked for it, in
+    pages of 4 KiB or more; first, all that is free goes back to it. None where the kernel does not tell (not Linux).
     """
     if device.type == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler says on stderr when it starts and stops
-    with profile(use_cpu=True, profile_memory=True) as record:
-        call()
-    held = peak = 0
-    for event in sorted(record.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
+        return _allocated_peak(call)
+    try:
+        return _resident_peak(call)
+    except FileNotFoundError:
+        return None
+
+
+def _allocated_peak(call: Call) -> int:
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _resident_peak(call: Call) -> int:
+    gc.collect()
+    with suppress(AttributeError):  # only glibc keeps what is free
+        ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is what there is now
+    before = _kilobytes("VmRSS")
+    call()
+    return 1024 * (_kilobytes("VmHWM") - before)
+
+
+def _kilobytes(field: str) -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return int(status.partition(f"{field}:")[2].split()[0])
 
 
 @contextmanager

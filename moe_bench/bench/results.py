@@ -41,7 +41,7 @@ class LayerTimes:
     case: Case
     entries: dict[str, Entry] = field(default_factory=dict)
     rounds: dict[str, list[Round]] = field(default_factory=lambda: {"forward": [], "train": []})
-    peak_bytes: dict[str, int] = field(default_factory=dict)
+    peak_bytes: dict[str, int | None] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
 
     @property
@@ -61,8 +61,8 @@ class LayerTimes:
 
     def beyond_floor(self, name: str) -> int | None:
         """Peak bytes above the floor's. None for the dense MLP."""
-        floor = None if name == DENSE else self.peak_bytes.get(floor_name(self.entries[name].rows))
-        return self.peak_bytes[name] - floor if floor is not None and name in self.peak_bytes else None
+        peak, floor = (self.peak_bytes.get(which) for which in (name, floor_name(self.entries[name].rows)))
+        return None if name == DENSE or peak is None or floor is None else peak - floor
 
     def _over(self, kind: str, name: str, base: str) -> Spread | None:
         return ratio(self.rounds[kind], name, base) if self.rounds[kind] and base in self.entries else None

@@ -18,8 +18,8 @@ PARTS = ("affinity", "choice", "both", "router", "dispatch", "combine")
 LAYERS_NOTE = (
     "forward: evaluation, no graph · train: forward and backward of one layer, without optimiser · "
     "floor: the same experts over ready-made rows, as many, without a router · dense: an MLP that does as much work on "
-    "every token · ratios: median over rounds of layer ÷ other in the same round (quartiles) · peak: most bytes of "
-    "tensors during train beyond weights and input, gradients included; MB = 10⁶ bytes"
+    "every token · ratios: median over rounds of layer ÷ other in the same round (quartiles) · peak: memory "
+    "that train takes beyond weights and input, gradients included; MB = 10⁶ bytes"
 )
 ROUTING_NOTE = (
     "Forward, µs, medians over rounds · affinity, choice: logits given; both: the two in one call · router: from the "
