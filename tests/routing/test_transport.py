@@ -16,7 +16,7 @@ from moe_bench.routing.dual import _column_step, simplex_threshold
 
 from .bounds import bound, objective, prices, prices_and_preference, utility_of
 from .problems import Problem, problems
-from .reference import column_projection, equation_9_by_adam, of_each_group, semi_dual
+from .reference import column_projection, equation_9_by_adam, of_each_group, prices_by_sweeps, semi_dual
 
 SOLVERS = ("adam", "sweeps", "dual")
 
@@ -73,6 +73,13 @@ def test_any_prices_bound_any_feasible_plan_from_above(seed: int, share: int, ex
     plan = sum(assignment[torch.randperm(tokens, generator=generator)] for _ in range(mixed)) / mixed
     price = torch.randn(tokens, generator=generator, dtype=torch.float64).numpy()
     assert semi_dual(utility.numpy(), price, share * mixed) >= objective(plan, utility) - 1e-12
+
+
+@given(problems(masks=False, kinds=("spread",)), st.integers(1, 4))
+def test_sweeps_are_exact_answers_of_experts_and_tokens_in_turn(problem: Problem, count: int) -> None:
+    for utility in softmax(problem.logits):
+        ours = prices(utility.unsqueeze(0), problem.capacity, "sweeps", count)
+        np.testing.assert_allclose(ours, prices_by_sweeps(utility.numpy(), problem.capacity, count), atol=1e-8)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
