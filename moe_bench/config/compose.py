@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class Composition:
     sweeps: bool  # does a file ask for a sweep?
     params: dict[str, str]  # what that sweep goes over
     launcher: str  # the option of hydra/launcher
+    launching: dict[str, Any]  # its settings
     sweeper: str  # the option of hydra/sweeper
 
 
@@ -38,25 +39,14 @@ def compose_tree(
     Hydra composes the files; the settings are put on top here, known or not, for the schema to judge.
     """
     choices = [o for o in overrides if _is_for_hydra(o, groups)]
-    files = tuple(file for options in groups.values() for file in options.values())
+    values = [o for o in overrides if o not in choices]
+    paths = tuple(file for options in groups.values() for file in options.values())
     try:
-        composed = _compose_files(tuple(str(o.input_line) for o in choices), config_dir, _stamps(files))
+        files = _compose_files(tuple(str(o.input_line) for o in choices), config_dir, _stamps(paths))
     except Exception as error:  # Hydra, OmegaConf and PyYAML each raise their own; any of them is the files' fault
         problems.append(Problem("the YAML files", _reason(error)))
         return None
-    hydra, run = composed.hydra, OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
-    for override in (o for o in overrides if o not in choices):
-        try:
-            OmegaConf.update(run, override.key_or_group, override.value(), merge=True, force_add=True)
-        except OmegaConfBaseException as error:
-            problems.append(Problem(str(override.input_line), _reason(error)))
-    return Composition(
-        tree={str(k): _plain(run, k, str(k), problems) for k in run},
-        sweeps=hydra.mode is not None and hydra.mode.name == "MULTIRUN",
-        params={str(k): str(v) for k, v in ((hydra.sweeper or {}).get("params") or {}).items()},
-        launcher=str(hydra.runtime.choices.get("hydra/launcher")),
-        sweeper=str(hydra.runtime.choices.get("hydra/sweeper")),
-    )
+    return replace(files.alone, tree=_quickly(files, values) or _put_on_top(files.composed, values, problems))
 
 
 def _is_for_hydra(override: Override, groups: Groups) -> bool:
@@ -68,13 +58,88 @@ def _stamps(files: Sequence[Path]) -> tuple[tuple[str, int], ...]:
     return tuple((str(file), file.stat().st_mtime_ns) for file in (conf_dir() / f"{CONFIG_NAME}.yaml", *files))
 
 
+@dataclass(frozen=True)
+class Files:
+    """What YAML alone amounts to."""
+
+    composed: DictConfig
+    alone: Composition  # its tree is empty where an interpolation leads nowhere
+    tied: str  # the text of all interpolations
+
+
 @lru_cache(maxsize=256)
-def _compose_files(lines: tuple[str, ...], config_dir: str | None, _stamps: tuple[tuple[str, int], ...]) -> DictConfig:
+def _compose_files(lines: tuple[str, ...], config_dir: str | None, _stamps: tuple[tuple[str, int], ...]) -> Files:
     """Compose by Hydra, which takes some 50 ms; a sweep asks for few distinct sets of files, and often."""
     folders = ",".join(_quoted(f"file://{folder}") for folder in user_dirs(config_dir))
     search = [f"hydra.searchpath=[{folders}]"] if config_dir else []
     with initialize_config_dir(str(conf_dir()), job_name="moe-bench", version_base="1.3"):
-        return compose(CONFIG_NAME, [*search, *lines], return_hydra_config=True)
+        composed = compose(CONFIG_NAME, [*search, *lines], return_hydra_config=True)
+    problems: list[Problem] = []
+    tree, hydra = _put_on_top(composed, [], problems), composed.hydra
+    alone = Composition(
+        tree={} if problems else tree,
+        sweeps=hydra.mode is not None and hydra.mode.name == "MULTIRUN",
+        params={str(k): str(v) for k, v in ((hydra.sweeper or {}).get("params") or {}).items()},
+        launcher=str(hydra.runtime.choices.get("hydra/launcher")),
+        launching=_raw(hydra.launcher or {}),
+        sweeper=str(hydra.runtime.choices.get("hydra/sweeper")),
+    )
+    raw = _raw(_without_hydra(composed))
+    return Files(composed, alone, " ".join(_interpolations(raw)))
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
+
+
+def _raw(section: Any) -> dict[str, Any]:
+    """Plain containers, with interpolations as they are written."""
+    return {str(k): v for k, v in OmegaConf.to_container(OmegaConf.create(section)).items()}  # type: ignore[union-attr]
+
+
+def _put_on_top(composed: DictConfig, values: Sequence[Override], problems: list[Problem]) -> dict[str, Any]:
+    """The run's settings with ``values`` among them, interpolations resolved."""
+    run = _without_hydra(composed)
+    for override in values:
+        try:
+            OmegaConf.update(run, override.key_or_group, override.value(), merge=True, force_add=True)
+        except OmegaConfBaseException as error:
+            problems.append(Problem(str(override.input_line), _reason(error)))
+    return {str(k): _plain(run, k, str(k), problems) for k in run}
+
+
+def _quickly(files: Files, values: Sequence[Override]) -> dict[str, Any] | None:
+    """As ``_put_on_top``, some thirty times as fast; None unless each is a known setting that no other refers to."""
+    tree = _copy(files.alone.tree)
+    for override in values:
+        *sections, name = override.key_or_group.split(".")
+        section: Any = tree
+        for key in sections:
+            section = section.get(key) if isinstance(section, Mapping) else None
+        known = isinstance(section, dict) and name in section and not isinstance(section[name], Mapping)
+        value = override.value()
+        if not known or (sections or [name])[0] in files.tied or not _is_literal(value):
+            return None
+        section[name] = value
+    return tree or None
+
+
+def _copy(tree: dict[str, Any]) -> dict[str, Any]:
+    """The sections anew; what they hold is only ever replaced."""
+    return {key: _copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
+
+
+def _is_literal(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_literal(item) for item in value)
+    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and "$" not in value)
+
+
+def _interpolations(tree: Any) -> list[str]:
+    if isinstance(tree, Mapping | list):
+        parts = tree.values() if isinstance(tree, Mapping) else tree
+        return [text for part in parts for text in _interpolations(part)]
+    return [tree] if isinstance(tree, str) and "${" in tree else []
 
 
 def _plain(node: DictConfig | ListConfig, key: Any, place: str, problems: list[Problem]) -> Any:
