@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +19,8 @@ from moe_bench.config.groups import Groups, conf_dir, user_dirs
 from moe_bench.config.problems import Problem
 
 CONFIG_NAME = "config"
+LAUNCHING = "hydra.launcher."
+"""What a launcher's settings begin with."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,20 @@ def compose_tree(
 
     Hydra composes the files; the settings are put on top here, known or not, for the schema to judge.
     """
-    choices = [o for o in overrides if _is_for_hydra(o, groups)]
-    values = [o for o in overrides if o not in choices]
+    launching = [o for o in overrides if o.key_or_group.startswith(LAUNCHING)]
+    choices = [o for o in overrides if _is_for_hydra(o, groups) and o not in launching]
+    values = [o for o in overrides if o not in choices and o not in launching]
     paths = tuple(file for options in groups.values() for file in options.values())
     try:
         files = _compose_files(tuple(str(o.input_line) for o in choices), config_dir, _stamps(paths))
     except Exception as error:  # Hydra, OmegaConf and PyYAML each raise their own; any of them is the files' fault
         problems.append(Problem("the YAML files", _reason(error)))
         return None
-    return replace(files.alone, tree=_quickly(files, values) or _put_on_top(files.composed, values, problems))
+    return replace(
+        files.alone,
+        tree=_quickly(files, values) or _put_on_top(_without_hydra(files.composed), values, problems),
+        launching=_launching(files.alone.launching, launching, problems),
+    )
 
 
 def _is_for_hydra(override: Override, groups: Groups) -> bool:
@@ -55,7 +64,7 @@ def _is_for_hydra(override: Override, groups: Groups) -> bool:
 
 def _stamps(files: Sequence[Path]) -> tuple[tuple[str, int], ...]:
     """What the files are and when each was changed."""
-    return tuple((str(file), file.stat().st_mtime_ns) for file in (conf_dir() / f"{CONFIG_NAME}.yaml", *files))
+    return tuple((str(file), os.stat(file).st_mtime_ns) for file in (conf_dir() / f"{CONFIG_NAME}.yaml", *files))
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Files:
 
     composed: DictConfig
     alone: Composition  # its tree is empty where an interpolation leads nowhere
-    tied: str  # the text of all interpolations
+    tied: frozenset[str]  # the settings that others refer to
 
 
 @lru_cache(maxsize=256)
@@ -75,7 +84,7 @@ def _compose_files(lines: tuple[str, ...], config_dir: str | None, _stamps: tupl
     with initialize_config_dir(str(conf_dir()), job_name="moe-bench", version_base="1.3"):
         composed = compose(CONFIG_NAME, [*search, *lines], return_hydra_config=True)
     problems: list[Problem] = []
-    tree, hydra = _put_on_top(composed, [], problems), composed.hydra
+    tree, hydra = _put_on_top(_without_hydra(composed), [], problems), composed.hydra
     alone = Composition(
         tree={} if problems else tree,
         sweeps=hydra.mode is not None and hydra.mode.name == "MULTIRUN",
@@ -84,8 +93,7 @@ def _compose_files(lines: tuple[str, ...], config_dir: str | None, _stamps: tupl
         launching=_raw(hydra.launcher or {}),
         sweeper=str(hydra.runtime.choices.get("hydra/sweeper")),
     )
-    raw = _raw(_without_hydra(composed))
-    return Files(composed, alone, " ".join(_interpolations(raw)))
+    return Files(composed, alone, frozenset(_referred_to(_raw(_without_hydra(composed)))))
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:
@@ -94,12 +102,12 @@ def _without_hydra(composed: DictConfig) -> DictConfig:
 
 def _raw(section: Any) -> dict[str, Any]:
     """Plain containers, with interpolations as they are written."""
-    return {str(k): v for k, v in OmegaConf.to_container(OmegaConf.create(section)).items()}  # type: ignore[union-attr]
+    raw: Any = OmegaConf.to_container(OmegaConf.create(section))
+    return {str(key): value for key, value in raw.items()}
 
 
-def _put_on_top(composed: DictConfig, values: Sequence[Override], problems: list[Problem]) -> dict[str, Any]:
-    """The run's settings with ``values`` among them, interpolations resolved."""
-    run = _without_hydra(composed)
+def _put_on_top(run: DictConfig, values: Sequence[Override], problems: list[Problem]) -> dict[str, Any]:
+    """The settings ``run``, which is changed, with ``values`` among them and interpolations resolved."""
     for override in values:
         try:
             OmegaConf.update(run, override.key_or_group, override.value(), merge=True, force_add=True)
@@ -118,10 +126,22 @@ def _quickly(files: Files, values: Sequence[Override]) -> dict[str, Any] | None:
             section = section.get(key) if isinstance(section, Mapping) else None
         known = isinstance(section, dict) and name in section and not isinstance(section[name], Mapping)
         value = override.value()
-        if not known or (sections or [name])[0] in files.tied or not _is_literal(value):
+        if not known or _is_tied(override.key_or_group, files.tied) or not _is_literal(value):
             return None
         section[name] = value
     return tree or None
+
+
+def _launching(settings: dict[str, Any], values: Sequence[Override], problems: list[Problem]) -> dict[str, Any]:
+    if not values:
+        return settings
+    tree = _put_on_top(OmegaConf.create({"hydra": {"launcher": settings}}), values, problems)
+    found: dict[str, Any] = tree["hydra"]["launcher"]
+    return found
+
+
+def _is_tied(setting: str, tied: Iterable[str]) -> bool:
+    return any(not name or f"{setting}.".startswith(f"{name}.") for name in tied)
 
 
 def _copy(tree: dict[str, Any]) -> dict[str, Any]:
@@ -135,11 +155,14 @@ def _is_literal(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and "$" not in value)
 
 
-def _interpolations(tree: Any) -> list[str]:
+def _referred_to(tree: Any) -> Iterator[str]:
+    """The settings in plain interpolations (``${data.crop}``), however deep; "" for any other interpolation."""
     if isinstance(tree, Mapping | list):
-        parts = tree.values() if isinstance(tree, Mapping) else tree
-        return [text for part in parts for text in _interpolations(part)]
-    return [tree] if isinstance(tree, str) and "${" in tree else []
+        for part in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from _referred_to(part)
+    elif isinstance(tree, str) and "${" in tree:
+        plain = re.fullmatch(r"\$\{(\w+(?:\.\w+)*)\}", tree)
+        yield plain[1] if plain else ""
 
 
 def _plain(node: DictConfig | ListConfig, key: Any, place: str, problems: list[Problem]) -> Any:

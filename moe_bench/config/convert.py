@@ -13,7 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from moe_bench.config.limits import LIMITS
 from moe_bench.config.plugins import ROUTERS, declared, is_own_affinity
 from moe_bench.config.problems import Problem, did_you_mean, show
-from moe_bench.config.schema import ROUTER_KINDS, WORDS, Config, RouterConfig, SparseRouterConfig
+from moe_bench.config.schema import ROUTER_KINDS, WORDS, Config, Launcher, RouterConfig, SparseRouterConfig
 from moe_bench.config.security import CODE_KEYS
 
 OUR_ROUTERS = (
@@ -44,6 +44,12 @@ def to_config(tree: Mapping[str, Any], conversion: Conversion) -> Config:
     tree = {**tree, "router": _router_tree(tree.get("router"), conversion.typed)}
     config: Config = _section(Config, tree, "", conversion)
     return config
+
+
+def to_launcher(kind: type[Launcher], tree: Mapping[str, Any], conversion: Conversion) -> Launcher:
+    """The settings of a launcher, as ``to_config``."""
+    launcher: Launcher = _section(kind, tree, "hydra.launcher", conversion)
+    return launcher
 
 
 def router_class(router: Mapping[str, Any]) -> type[RouterConfig]:

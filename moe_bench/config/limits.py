@@ -82,4 +82,10 @@ LIMITS: dict[str, Limit] = {
     "runtime.log_every": COUNT,
     "runtime.memory_gb": POSITIVE,
     "runtime.timeout_s": POSITIVE,
+    "hydra.launcher.jobs": COUNT,
+    "hydra.launcher.timeout_min": POSITIVE,
+    "hydra.launcher.gpus_per_node": NATURAL,
+    "hydra.launcher.cpus_per_task": COUNT,
+    "hydra.launcher.mem_gb": COUNT,
+    "hydra.launcher.signal_delay_s": COUNT,
 }
