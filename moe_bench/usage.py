@@ -49,7 +49,10 @@ GROUPS = (
     ("logger", "besides metrics.jsonl"),
     ("experiment", "presets of several groups"),
     ("sweep", "grids of runs"),
-    ("hydra/launcher", "who starts the runs of a grid; settings as hydra.launcher.jobs=N, hydra.launcher.timeout_min=N"),
+    (
+        "hydra/launcher",
+        "who starts the runs of a grid; settings as hydra.launcher.jobs=N, hydra.launcher.timeout_min=N",
+    ),
     ("debug", "smaller or shorter"),
 )
 """The groups in reading order, each with a word of explanation; a user's own groups follow."""

@@ -31,7 +31,7 @@ _OPTION = re.compile(r"[a-z][a-z-]*")
 SCRIPT = """\
 #!/bin/bash
 {directives}
-# One run of a sweep, written by moe-bench. `sbatch` with this file queues it again: it goes on where it was, or is done.
+# One run of a sweep, written by moe-bench. `sbatch` with this file queues it again: it goes on, or says it is finished.
 
 checkpoint() {{ cat {checkpoint} 2>/dev/null; }}
 before=$(checkpoint)
