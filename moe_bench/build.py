@@ -20,14 +20,9 @@ from moe_bench.data.datamodule import ImageData
 from moe_bench.data.decode import Augmentation
 from moe_bench.data.digits import ensure_upstream
 from moe_bench.data.index import ShardIndex, open_split
-from moe_bench.data.loader import default_workers
 from moe_bench.data.sources import split_of
-from moe_bench.errors import ConfigError
 from moe_bench.model import from_config
 from moe_bench.model.cost import Cost, cost
-from moe_bench.model.fit import Fit as Memory
-from moe_bench.model.fit import fits
-from moe_bench.model.memory import FLOAT32
 from moe_bench.monitor.folder import RunFolder
 from moe_bench.monitor.heartbeat import Heartbeat
 from moe_bench.monitor.jsonl import JsonlLogger
@@ -38,17 +33,18 @@ from moe_bench.monitor.wandb_logger import WandbLogger
 from moe_bench.probe.callback import ProbeCallback
 from moe_bench.probe.score import Protocol, open_sets
 from moe_bench.ranks import Alone
+from moe_bench.room import workers
 from moe_bench.training.checkpoint import Checkpointer
-from moe_bench.training.memory import free_bytes
+from moe_bench.training.fault import fault
 from moe_bench.training.module import LitViT, Optimization
 from moe_bench.training.optim import Schedule
+from moe_bench.training.parallel import spread
+from moe_bench.training.place import Place, accumulation, resolve
 from moe_bench.training.rehearse import image_seconds
 from moe_bench.training.stop import StopAtBoundary, StopSignals
-from moe_bench.training.strategy import Place, accumulation, make_trainer, resolve
+from moe_bench.training.trainer import make_trainer
 from moe_bench.training.validation import Validation
 from moe_bench.training.whereabouts import whereabouts
-
-GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -81,70 +77,12 @@ def pictures(data: DataConfig, progress: bool = True) -> Pictures:
 def place(cfg: Config) -> Place:
     """Where the run computes."""
     r = cfg.runtime
-    return resolve(r.accelerator, r.devices, r.nodes, r.strategy, cfg.recipe.precision)
+    return resolve(r.accelerator, r.devices, r.nodes, r.strategy, cfg.recipe.precision, r.expert_parallel)
 
 
 def price(cfg: Config, num_classes: int) -> Cost:
     """What the model costs, before it is built."""
     return cost(cfg.model, cfg.router, cfg.capacity, num_classes)
-
-
-def device_batch(cfg: Config, at: Place, costs: Cost, group: Alone) -> int:
-    """Images at once on a device: as asked for, or the most that fit its memory in whole routing groups.
-
-    Of all ranks the one with the least memory decides; on a CPU those of a machine share it.
-
-    Raises ConfigError with the numbers, before anything large is allocated, where the model cannot fit.
-    """
-    asked = cfg.runtime.device_batch
-    found_free = cfg.runtime.memory_gb * GB if cfg.runtime.memory_gb else free_bytes(at.accelerator)
-    free = group.smallest(round(found_free / (at.devices if at.accelerator == "cpu" else 1)))
-    found = fits(
-        costs,
-        asked or cfg.recipe.batch // at.world,
-        free,
-        optimizer=cfg.recipe.optimizer,
-        autocast=at.precision.startswith("bf16"),
-    )
-    if found.device_batch < (asked or 1):
-        raise ConfigError(too_large(cfg, at, costs, found, free))
-    return found.device_batch
-
-
-def too_large(cfg: Config, at: Place, costs: Cost, found: Memory, free: float) -> str:
-    """Why a model or a device batch is refused, with the numbers and what to do."""
-    asked = cfg.runtime.device_batch
-    if found.device_batch and asked:
-        wanted = found.fixed_bytes + asked * found.bytes_per_image
-        return (
-            f"runtime.device_batch={asked} needs about {wanted / GB:.1f} GB and {free / GB:.1f} GB are free on "
-            f"{at.name}. Type runtime.device_batch={found.device_batch}, or leave it out to take what fits."
-        )
-    return (
-        f"model={cfg.model.name} does not fit: {costs.params_total / 1e6:,.0f} M parameters with their gradients and "
-        f"{cfg.recipe.optimizer}'s moments take {found.fixed_bytes / GB:.1f} GB, with the smallest batch of "
-        f"{found.smallest_batch} image(s) about {found.needed_bytes / GB:.1f} GB, and {free / GB:.1f} GB are free on "
-        f"{at.name}. Nothing was allocated. Use fewer experts (model.experts=8), a smaller model or a larger machine; "
-        "runtime.memory_gb=N says that more may be used than is free now."
-    )
-
-
-def training_workers(cfg: Config, at: Place, costs: Cost) -> int | None:
-    """Data processes of training: as asked for, or None, as the data module sees fit.
-
-    A forked process keeps the weights as they were before the first update. Where they lie in host memory and are
-    large, training is far slower than reading pictures, and does it itself unless told otherwise.
-    """
-    if cfg.runtime.workers is None and at.accelerator == "cpu" and costs.params_total * FLOAT32 > GB:
-        return 0
-    return workers(cfg, at)
-
-
-def workers(cfg: Config, at: Place) -> int | None:
-    """Data processes of a rank: as asked for, or None, as the data module sees fit where it is alone on its machine."""
-    if cfg.runtime.workers is None and at.devices > 1:
-        return default_workers(at.devices)
-    return cfg.runtime.workers
 
 
 def image_data(cfg: Config, found: Pictures, pieces: int, workers: int | None) -> ImageData:
@@ -167,13 +105,13 @@ def image_data(cfg: Config, found: Pictures, pieces: int, workers: int | None) -
     )
 
 
-def module(cfg: Config, num_classes: int) -> LitViT:
-    """The model with its loss and optimiser; its weights follow from the seed."""
+def module(cfg: Config, at: Place, num_classes: int) -> LitViT:
+    """The model with its loss and optimiser; its weights follow from the seed. Training lays it out over devices."""
     r = cfg.recipe
     torch.manual_seed(cfg.seed)
     # Sigmoid losses start at the share of one class among all, as the reference's heads do.
     head_bias = -math.log(num_classes) if r.loss == "sigmoid" else 0.0
-    return LitViT(
+    lit = LitViT(
         from_config(cfg.model, cfg.router, cfg.capacity, num_classes, head_bias),
         Optimization(
             Schedule(r.schedule, r.lr, r.steps, r.warmup or 0, r.end_lr, r.timescale, r.cooldown),
@@ -191,10 +129,17 @@ def module(cfg: Config, num_classes: int) -> LitViT:
         seed=cfg.seed,
         name=f"router={cfg.router.name}",
     )
+    lit.spread = partial(spread, at=at)
+    return lit
 
 
-def expected_seconds(cfg: Config, at: Place, lit: LitViT, pieces: int, step: int) -> float:
-    """About how long the training after ``step`` takes, from a rehearsal of one piece of a batch."""
+def expected_seconds(cfg: Config, at: Place, lit: LitViT, pieces: int, step: int) -> float | None:
+    """About how long the training after ``step`` takes, from a rehearsal of one piece of a batch.
+
+    None where a device holds a part of the model only: it is not cut up yet, and whole it may not fit.
+    """
+    if not at.whole:
+        return None
     device = "cuda" if at.accelerator == "gpu" else "cpu"
     small = min(pieces, cfg.capacity.group_images)
     seconds = image_seconds(lit, cfg.model.image_size, (small, pieces), device, at.precision)
@@ -251,6 +196,7 @@ def fit(
         accumulation=accumulation(r.batch, at.world, data.device_batch),
         callbacks=[
             throughput,
+            *fault(),
             *whereabouts(),
             RoutingTelemetry(
                 folder.routing,

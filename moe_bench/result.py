@@ -12,11 +12,19 @@ from moe_bench.monitor.header import RunFacts, router_words
 from moe_bench.routing.affinity import ITERATIONS
 from moe_bench.routing.capacity import slots_per_expert
 from moe_bench.routing.transport import iterations_of
-from moe_bench.training.strategy import Place, accumulation
+from moe_bench.training.place import Place, accumulation
 
 
 def facts(
-    cfg: Config, at: Place, found: Pictures, costs: Cost, device_batch: int, *, note: str, folder: str, about_s: float
+    cfg: Config,
+    at: Place,
+    found: Pictures,
+    costs: Cost,
+    device_batch: int,
+    *,
+    note: str,
+    folder: str,
+    about_s: float | None,
 ) -> RunFacts:
     """What is printed before the run. ``about_s``: seconds of training expected."""
     dense = not costs.tokens_per_group
@@ -48,6 +56,7 @@ def facts(
         accumulation=accumulation(cfg.recipe.batch, at.world, device_batch),
         devices=at.world,
         device=at.name,
+        sharing=at.sharing,
         precision=at.precision,
         about_s=about_s,
     )

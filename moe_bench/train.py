@@ -75,7 +75,7 @@ def _group(cfg: Config, rank: Rank) -> AbstractContextManager[Alone]:
 
 def _train(cfg: Config, folder: RunFolder, start: Start, console: Console, group: Alone) -> float | None:
     # Here, so that a finished run is skipped and a mistake is told before torch is loaded.
-    from moe_bench import build, result
+    from moe_bench import build, result, room
     from moe_bench.monitor.header import header
     from moe_bench.monitor.summary import summary_view
     from moe_bench.training.stop import StopSignals
@@ -85,11 +85,13 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console, group
         at = build.place(cfg)
         found = group.in_turn(lambda: build.pictures(cfg.data, progress=not console.quiet))
         costs = build.price(cfg, found.num_classes)
-        pieces = build.device_batch(cfg, at, costs, group)
-        module = build.module(cfg, found.num_classes)
-        data = build.image_data(cfg, found, pieces, build.training_workers(cfg, at, costs))
+        pieces = room.device_batch(cfg, at, costs, group)
+        module = build.module(cfg, at, found.num_classes)
+        data = build.image_data(cfg, found, pieces, room.training_workers(cfg, at, costs))
         fit = build.fit(cfg, at, data, folder, signals, console, group)
-        folder.record(device=at.name, world_size=at.world, precision=at.precision, device_batch=pieces)
+        folder.record(
+            device=at.name, world_size=at.world, sharing=at.sharing, precision=at.precision, device_batch=pieces
+        )
         about_s = build.expected_seconds(cfg, at, module, pieces, start.step)
         signals.check()
         facts = result.facts(cfg, at, found, costs, pieces, note=start.note, folder=str(folder.path), about_s=about_s)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from moe_bench import build
+from moe_bench import build, room
 from moe_bench.config import load
-from moe_bench.training.strategy import Place
+from moe_bench.training.place import Place
 
 CPU = Place("cpu", 1, 1, "auto", "32-true", "CPU")
 GPU = Place("gpu", 1, 1, "auto", "bf16-mixed", "a GPU")
@@ -25,4 +25,4 @@ def test_no_data_process_keeps_a_copy_of_large_weights_unless_asked_for(
     words: list[str], at: Place, workers: int | None
 ) -> None:
     cfg = load(words)
-    assert build.training_workers(cfg, at, build.price(cfg, num_classes=100)) == workers
+    assert room.training_workers(cfg, at, build.price(cfg, num_classes=100)) == workers

@@ -81,11 +81,6 @@ LIMITS: dict[str, Limit] = {
     "runtime.keep_checkpoints": COUNT,
     "runtime.log_every": COUNT,
     "runtime.memory_gb": POSITIVE,
+    "runtime.expert_parallel": COUNT,
     "runtime.timeout_s": POSITIVE,
-    "hydra.launcher.jobs": COUNT,
-    "hydra.launcher.timeout_min": POSITIVE,
-    "hydra.launcher.gpus_per_node": NATURAL,
-    "hydra.launcher.cpus_per_task": COUNT,
-    "hydra.launcher.mem_gb": COUNT,
-    "hydra.launcher.signal_delay_s": COUNT,
 }

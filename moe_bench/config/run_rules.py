@@ -7,32 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from moe_bench.config.model_rules import images_per_group
 from moe_bench.config.patterns import MOST_SHARDS, count_shards
 from moe_bench.config.problems import Problem, show
 from moe_bench.config.schema import Config
-
-
-def groups_fill_the_batch(cfg: Config) -> Iterator[Problem]:
-    runtime, batch = cfg.runtime, cfg.recipe.batch
-    ranks = runtime.devices * runtime.nodes
-    group = images_per_group(cfg)
-    unit = ranks * group
-    uses = ("recipe.batch", "runtime.devices", "runtime.nodes", "capacity.group_images", "router.name")
-    if batch % unit:
-        near = [n for n in (batch // unit * unit, (batch // unit + 1) * unit) if n]
-        reason = f"{runtime.devices} devices × {runtime.nodes} nodes × {group} images a routing group = {unit}"
-        remedy = " or ".join(f"recipe.batch={n}" for n in near)
-        yield Problem(f"recipe.batch={batch}", f"a batch must be a multiple of {reason}", remedy, uses)
-        return
-    local, part = batch // ranks, runtime.device_batch
-    if part is not None and (local % part or part % group):
-        allowed = [n for n in range(group, local + 1, group) if local % n == 0]
-        near = sorted(sorted(allowed, key=lambda n: abs(n - part))[:2])
-        what = f"it must divide the {local} images that a device has of each batch"
-        what += "" if group == 1 else f", and be a multiple of the {group} images of a routing group"
-        remedy = " or ".join(f"runtime.device_batch={n}" for n in near)
-        yield Problem(f"runtime.device_batch={part}", what, remedy, (*uses, "runtime.device_batch"))
 
 
 def schedule_fits_the_steps(cfg: Config) -> Iterator[Problem]:
@@ -107,7 +84,6 @@ def probe_has_shots(cfg: Config) -> Iterator[Problem]:
 
 
 RUN_RULES = (
-    groups_fill_the_batch,
     schedule_fits_the_steps,
     loss_fits_the_labels,
     data_is_named_once,

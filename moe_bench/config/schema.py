@@ -26,7 +26,7 @@ DECAYS = ("kernels", "all")
 PRECISIONS = ("auto", "32", "bf16")
 L2_POLICIES = ("fixed", "best", "heldout")
 ACCELERATORS = ("auto", "cpu", "gpu")
-STRATEGIES = ("auto", "ddp")
+STRATEGIES = ("auto", "ddp", "fsdp")
 TELEMETRIES = ("brief", "detailed")
 RESUMES = ("auto", "never", "must")
 LOGGERS = ("wandb", "none")
@@ -194,6 +194,7 @@ class RuntimeConfig:
     devices: int = 1
     nodes: int = 1
     strategy: str = "auto"  # one of STRATEGIES; "auto": ddp where there is more than one device
+    expert_parallel: int = 1  # devices among which the experts of each layer are dealt out
     timeout_s: float = 600.0  # how long a device waits for the others before the run is given up
     device_batch: int | None = None  # images at once on a device; None: what fits its memory
     workers: int | None = None  # data processes a device; None: from the CPU count
@@ -233,34 +234,6 @@ class Config:
     runs_dir: str = "runs"
     force: bool = False
 
-
-@dataclass(frozen=True)
-class LocalLauncher:
-    """How the runs of a sweep are started on this machine (hydra/launcher=local)."""
-
-    jobs: int = 1  # runs at once
-    timeout_min: float | None = None  # that a run may take
-
-
-@dataclass(frozen=True)
-class SlurmLauncher:
-    """How the runs of a sweep are handed to SLURM (hydra/launcher=submitit_slurm). None: SLURM's own default."""
-
-    jobs: int | None = None  # at once; None: as many as SLURM starts
-    timeout_min: float | None = None  # of a job; it is queued again after that, and goes on
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    gpus_per_node: int | None = None  # None: runtime.devices, none for accelerator=cpu
-    cpus_per_task: int | None = None
-    mem_gb: int | None = None  # of a node
-    signal_delay_s: int = 120  # a job is told so long before its end
-    additional_parameters: dict[str, Any] = field(default_factory=dict)  # any other option of sbatch
-
-
-Launcher = LocalLauncher | SlurmLauncher
-
-LAUNCHERS: dict[str, type[Launcher]] = {"local": LocalLauncher, "submitit_slurm": SlurmLauncher}
 
 WORDS: dict[str, tuple[str, ...]] = {
     "router.affinity": AFFINITIES,

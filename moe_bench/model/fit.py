@@ -28,11 +28,22 @@ class Fit:
     """With ``device_batch``, or with ``smallest_batch`` where nothing fits."""
 
 
-def fits(cost: Cost, batch: int, memory: int, *, optimizer: str = "adamw", autocast: bool = False) -> Fit:
+def fits(
+    cost: Cost,
+    batch: int,
+    memory: int,
+    *,
+    optimizer: str = "adamw",
+    autocast: bool = False,
+    held: int | None = None,
+) -> Fit:
     """How many of the ``batch`` images of a step and device to compute at once within ``memory`` bytes.
 
     Candidates divide ``batch`` and are whole routing groups. Activations are counted in float32, a bound where
     ``autocast`` halves most of them; it then also keeps a copy of the weights in half precision.
+
+    ``held``: parameters whose state the device keeps, where others keep the rest; None: all. The weights of the layer
+    at work are then gathered, and counted like its gradients.
 
     Raises:
         ValueError: ``batch`` is not a multiple of the routing group.
@@ -40,7 +51,9 @@ def fits(cost: Cost, batch: int, memory: int, *, optimizer: str = "adamw", autoc
     group = max(cost.group_images, 1)
     if batch % group:
         raise ValueError(f"a device's batch of {batch} images is no multiple of the routing group of {group} images")
-    fixed = state_bytes(cost.params_total, optimizer) + cost.working_bytes + HALF * cost.params_total * autocast
+    kept = cost.params_total if held is None else held
+    working = cost.working_bytes * (1 if held is None else 2)
+    fixed = state_bytes(kept, optimizer) + working + HALF * kept * autocast
     image = round(HEAP * cost.activation_bytes_per_image)
     candidates = (size for size in range(batch, 0, -group) if batch % size == 0)
     device_batch = next((size for size in candidates if fixed + size * image <= memory), 0)

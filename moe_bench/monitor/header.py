@@ -53,6 +53,7 @@ class RunFacts:
     devices: int
     device: str
     precision: str
+    sharing: str = ""  # how several devices share the model
     about_s: float | None = None  # expected seconds, if there is an honest estimate
     evaluation: Mapping[str, Any] = field(default_factory=dict)  # capacity/eval and slots_per_expert/eval, if others
 
@@ -156,4 +157,4 @@ def _training(facts: RunFacts) -> str:
 
 def _device(facts: RunFacts) -> str:
     many = f"{facts.devices} × " if facts.devices > 1 else ""
-    return f"{many}{facts.device}, {facts.precision}"
+    return ", ".join([f"{many}{facts.device}", *([facts.sharing] if facts.sharing else []), facts.precision])

@@ -138,6 +138,6 @@ def run_config(run: Path) -> Config:
 
 
 def _device(asked: str) -> str:
-    from moe_bench.training.strategy import resolve
+    from moe_bench.training.place import resolve
 
     return "cuda" if resolve(asked).accelerator == "gpu" else "cpu"

@@ -19,7 +19,7 @@ from torch import Tensor
 from moe_bench import ranks
 from moe_bench.errors import MoeBenchError, RankError, WorkerLostError
 from moe_bench.ranks import Alone, Rank
-from moe_bench.training.strategy import Place
+from moe_bench.training.place import Place
 
 T = TypeVar("T")
 

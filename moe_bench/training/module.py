@@ -7,6 +7,7 @@ continues bit for bit without any generator state in its checkpoints.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from torch.optim import Optimizer
 from moe_bench.errors import DivergedError
 from moe_bench.model import VisionTransformer
 from moe_bench.routing.balance import biased_routers, loads, rebalance
+from moe_bench.training.expert_parallel import average_expert_gradients
+from moe_bench.training.gradients import clip, total_norm
+from moe_bench.training.layout import apart, outline
 from moe_bench.training.objective import correct, losses, mixup, mixup_weight, targets
 from moe_bench.training.optim import Schedule, learning_rate, make_optimizer, parameter_groups
 from moe_bench.training.randomness import begin_piece
@@ -66,14 +70,23 @@ class LitViT(LightningModule):
         self.mixup_alpha = mixup_alpha
         self.seed = seed
         self.name = name
+        self.spread: Callable[[VisionTransformer], None] = lambda model: None  # lays the model out over the ranks
         self._sums: Tensor | None = None  # over the micro-batches of a step: loss, aux_loss, prec1, count
         self._biased = biased_routers(model)
         self._loads: Tensor | None = None  # (L, E) over the micro-batches of a step, where routers have a bias
 
+    def configure_model(self) -> None:
+        """Lightning calls this when the ranks have met, before there is an optimiser."""
+        self.spread(self.model)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """By weight decay, in the order that checkpoints keep."""
+        o = self.optimization
+        return parameter_groups(self.model, o.weight_decay, o.decay, o.head_decay)
+
     def configure_optimizers(self) -> Optimizer:
         o = self.optimization
-        groups = parameter_groups(self.model, o.weight_decay, o.decay, o.head_decay)
-        return make_optimizer(groups, o.optimizer, betas=o.betas, momentum=o.momentum)
+        return make_optimizer(apart(self.parameter_groups()), o.optimizer, betas=o.betas, momentum=o.momentum)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         begin_piece(self.model, self.seed, self.trainer.global_step, self._piece(batch_idx), len(batch["image"]))
@@ -109,8 +122,9 @@ class LitViT(LightningModule):
 
         One read of device values a step; it is what lets a diverging run stop before its weights are spoilt.
         """
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        parameters = list(self.model.parameters())
+        average_expert_gradients(parameters)
+        norm = total_norm(parameters)
         assert self._sums is not None
         means = self.trainer.strategy.reduce(self._sums[:3] / self._sums[3], reduce_op="mean")
         self._sums = None
@@ -118,7 +132,7 @@ class LitViT(LightningModule):
         rate = optimizer.param_groups[0]["lr"]
         self._refuse_if_diverged(loss + aux_loss, grad_norm, rate)
         if self.optimization.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.optimization.clip, norm)
+            clip(parameters, self.optimization.clip, norm)
         figures = {"train/loss": loss, "train/aux_loss": aux_loss, "train/prec1": prec1, "lr": rate}
         # Lightning takes "step" for the number of the row; updates done, this one included.
         self.log_dict({"step": float(self.trainer.global_step + 1), **figures, "grad_norm": grad_norm})
@@ -132,7 +146,8 @@ class LitViT(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises CheckpointError, naming what differs, where Lightning would print every key."""
-        check_fits(self.state_dict(), checkpoint["state_dict"])
+        ours = self.state_dict(keep_vars=True)
+        check_fits({name: outline(value) for name, value in ours.items()}, checkpoint["state_dict"])
 
     def _piece(self, batch_idx: int) -> int:
         """The number of a micro-batch among those of its step on all ranks, in the order of their pictures."""

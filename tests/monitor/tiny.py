@@ -19,7 +19,8 @@ from moe_bench.config.schema import CapacityConfig, ModelConfig, RouterConfig, S
 from moe_bench.model import from_config
 from moe_bench.training.module import LitViT, Optimization
 from moe_bench.training.optim import Schedule
-from moe_bench.training.strategy import make_trainer, resolve
+from moe_bench.training.place import resolve
+from moe_bench.training.trainer import make_trainer
 from moe_bench.training.validation import Validation
 
 SIZE, CLASSES, BATCH, VAL = 8, 4, 8, 12

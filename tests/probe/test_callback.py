@@ -23,7 +23,8 @@ from moe_bench.probe.score import ProbeSet, Protocol, Reader, score
 from moe_bench.training.checkpoint import Checkpointer
 from moe_bench.training.module import LitViT, Optimization
 from moe_bench.training.optim import Schedule
-from moe_bench.training.strategy import make_trainer, resolve
+from moe_bench.training.place import resolve
+from moe_bench.training.trainer import make_trainer
 
 MODEL = ModelConfig(image_size=8, patch=4, width=16, depth=2, heads=2, mlp=16, experts=2, moe_blocks=[1])
 ROUTER, CAPACITY = SparseRouterConfig(), CapacityConfig(group_images=4)

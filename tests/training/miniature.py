@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from moe_bench.ranks import Alone
 from moe_bench.training.checkpoint import Checkpointer, latest
 from moe_bench.training.module import LitViT, Optimization
 from moe_bench.training.optim import Schedule
+from moe_bench.training.parallel import spread
+from moe_bench.training.place import resolve
 from moe_bench.training.stop import StopAtBoundary, StopSignals
-from moe_bench.training.strategy import make_trainer, resolve
+from moe_bench.training.trainer import make_trainer
 from moe_bench.training.validation import Validation
 
 SIZE, CLASSES, BATCH = 8, 4, 8
@@ -89,6 +92,7 @@ def train(
     dropout: float = 0.1,
     devices: int = 1,
     strategy: str = "auto",
+    expert_parallel: int = 1,
     group: Alone = Alone(),  # noqa: B008 (it has no state)
 ) -> Ran:
     """Train in ``folder``, resuming what is there. ``extra`` and ``last``: callbacks before and after our own.
@@ -117,8 +121,10 @@ def train(
         )
         signals.agree = group.largest
         validation.check = signals.check
+        at = resolve("cpu", devices, strategy=strategy, expert_parallel=expert_parallel)
+        module.spread = partial(spread, at=at)
         trainer = make_trainer(
-            resolve("cpu", devices, strategy=strategy),
+            at,
             steps=steps,
             accumulation=pieces // devices,
             callbacks=[*extra, validation, saver, StopAtBoundary(signals, saver.save), *last],

@@ -12,7 +12,7 @@ from torch import multiprocessing
 
 from moe_bench.ranks import Rank
 from moe_bench.training.group import Group, joined
-from moe_bench.training.strategy import resolve
+from moe_bench.training.place import resolve
 
 RANKS = 2
 

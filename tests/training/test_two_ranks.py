@@ -54,8 +54,16 @@ def learn(folder: Path, splits: Splits, **settings: Any) -> None:
         assert ran.error is None, (name, ran.error)
 
 
-def learn_together(group: Group, folder: Path, splits: Splits, strategy: str) -> None:
-    learn(folder, splits, devices=group.rank.world, strategy=strategy, group=group)
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "ddp": {"strategy": "ddp"},
+    "fsdp": {"strategy": "fsdp"},
+    "ddp-experts": {"strategy": "ddp", "expert_parallel": 2},
+    "fsdp-experts": {"strategy": "fsdp", "expert_parallel": 2},
+}
+
+
+def learn_together(group: Group, folder: Path, splits: Splits, layout: str) -> None:
+    learn(folder, splits, devices=group.rank.world, group=group, **LAYOUTS[layout])
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -63,16 +71,22 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in json.loads(line).items() if name != "time"} for line in lines]
 
 
+@pytest.fixture(scope="module")
+def alone(splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process learns."""
+    folder = tmp_path_factory.mktemp("alone")
+    learn(folder, splits)
+    return folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_losses_norms_and_metrics_of_every_router_are_those_of_one_process(
-    splits: Splits, tmp_path: Path, strategy: str
+    alone: Path, splits: Splits, tmp_path: Path, layout: str
 ) -> None:
-    (tmp_path / "one").mkdir()
-    learn(tmp_path / "one", splits)
-    on_two_ranks(learn_together, tmp_path / "two", splits, strategy)
+    on_two_ranks(learn_together, tmp_path, splits, layout)
     for name in (*ROUTERS, *(f"{name}-exact" for name in NOISY)):
-        alone, together = rows(tmp_path / "one" / name), rows(tmp_path / "two" / name)
-        assert [sorted(row) for row in together] == [sorted(row) for row in alone]
-        for row, expected in zip(together, alone):
-            assert row == pytest.approx(expected, rel=1e-5, abs=1e-5), (name, row["step"])
+        together, expected = rows(tmp_path / name), rows(alone / name)
+        assert [sorted(row) for row in together] == [sorted(row) for row in expected]
+        for row, other in zip(together, expected):
+            assert row == pytest.approx(other, rel=1e-5, abs=1e-5), (name, row["step"])

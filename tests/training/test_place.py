@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from moe_bench.errors import ConfigError
-from moe_bench.training.strategy import accumulation, resolve
+from moe_bench.training.place import accumulation, resolve
 
 
 def test_auto_on_a_cpu_is_full_precision() -> None:
