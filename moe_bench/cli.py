@@ -88,12 +88,12 @@ def train(args: argparse.Namespace) -> int:
     sys.argv[1:] = [*flags_of(args), *args.overrides]
 
     asked = plan(args)
-    if asked.is_sweep and asked.external:
+    if asked.is_sweep and asked.external and not args.dry_run:
         return through_hydra(sys.argv[1:], args.config_dir)
-    if asked.is_sweep:
-        from moe_bench.launch import local
+    if asked.is_sweep or args.dry_run:
+        from moe_bench.launch import sweep
 
-        return local.run(asked, args.config_dir)
+        return sweep.run(asked, args.config_dir, args.dry_run)
 
     def action() -> int:
         start(asked.config, args.overrides, sys.argv[1:])
@@ -187,6 +187,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="store_true")
     parser.add_argument("--multirun", "-m", action="store_true")
     parser.add_argument("--run", "-r", action="store_true")
+    parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
     parser.add_argument("--package", "-p")
     parser.add_argument("--resolve", action="store_true")  # the settings are always shown resolved

@@ -75,7 +75,7 @@ def find_rank(devices: int, nodes: int, environ: Mapping[str, str] | None = None
     world = devices * nodes
     if "WORLD_SIZE" in env and "RANK" in env:
         return _of_torchrun(env, devices, nodes)
-    if world > 1 and "SLURM_STEP_ID" in env and int(env.get("SLURM_NTASKS", "1")) > 1:
+    if processes(env) > 1:
         return _of_slurm(env, devices, nodes)
     if nodes > 1:
         raise ConfigError(
@@ -85,6 +85,14 @@ def find_rank(devices: int, nodes: int, environ: Mapping[str, str] | None = None
             "-m moe_bench …`."
         )
     return Rank() if world == 1 else None
+
+
+def processes(environ: Mapping[str, str] | None = None) -> int:
+    """How many processes torchrun or srun started with this one; 1 where neither did."""
+    env = os.environ if environ is None else environ
+    if "WORLD_SIZE" in env and "RANK" in env:
+        return int(env["WORLD_SIZE"])
+    return int(env.get("SLURM_NTASKS", "1")) if "SLURM_STEP_ID" in env else 1  # a batch script's are not started yet
 
 
 def _of_torchrun(env: Mapping[str, str], devices: int, nodes: int) -> Rank:

@@ -22,6 +22,7 @@ Examples
   moe-bench capacity=1.5 recipe.steps=2000 seed=1                    any number, any single setting
   moe-bench experiment=tiny_imagenet data.path=DIR probe.sets=[DIR]  your own pictures
   moe-bench -m router=soft,sinkhorn_ec capacity=1,2 seed=0,1,2       12 runs
+  moe-bench -m seed=0,1,2 hydra.launcher.jobs=3                      three at once, each with its share of the machine
   moe-bench sweep=routers                                            all six routers at capacity 1 and 2
   moe-bench router.impl=my_package.my_module:MyRouter                a router of your own
   moe-bench --cfg job router=soft                                    print every setting, run nothing
@@ -31,6 +32,7 @@ Examples
 TAIL = """\
 Flags
   -m, --multirun         several values are several runs    --cfg job         print the settings and stop
+  --dry-run              list the runs, how far each is, what is left of time and disk, and stop
   --config-dir DIR       your own YAML, as DIR/router/x.yaml (or $MOE_BENCH_CONF)
   --version, --help      --info, --hydra-help: Hydra's own
   completion of words:   eval "$(moe-bench -sc install=bash)"      (or zsh, fish)
@@ -47,6 +49,10 @@ GROUPS = (
     ("logger", "besides metrics.jsonl"),
     ("experiment", "presets of several groups"),
     ("sweep", "grids of runs"),
+    (
+        "hydra/launcher",
+        "who starts the runs of a grid; settings as hydra.launcher.jobs=N, hydra.launcher.timeout_min=N",
+    ),
     ("debug", "smaller or shorter"),
 )
 """The groups in reading order, each with a word of explanation; a user's own groups follow."""
@@ -56,6 +62,7 @@ def usage(verbs: Mapping[str, str], config_dir: str | None = None) -> str:
     """The whole help text. ``verbs`` has a description for each."""
     groups = find_groups(config_dir)
     chosen = _defaults()
+    chosen["hydra/launcher"] = chosen.pop("override hydra/launcher")
     known = [name for name, _ in GROUPS]
     own = [(name, "your own") for name in groups if name not in known and not name.startswith("hydra")]
     sections = [_section(name, what, groups, chosen.get(name)) for name, what in (*GROUPS, *own)]

@@ -7,12 +7,13 @@ import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from functools import lru_cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from moe_bench.config.limits import LIMITS
 from moe_bench.config.plugins import ROUTERS, declared, is_own_affinity
 from moe_bench.config.problems import Problem, did_you_mean, show
-from moe_bench.config.schema import ROUTER_KINDS, WORDS, Config, RouterConfig, SparseRouterConfig
+from moe_bench.config.schema import ROUTER_KINDS, WORDS, Config, Launcher, RouterConfig, SparseRouterConfig
 from moe_bench.config.security import CODE_KEYS
 
 OUR_ROUTERS = (
@@ -45,6 +46,12 @@ def to_config(tree: Mapping[str, Any], conversion: Conversion) -> Config:
     return config
 
 
+def to_launcher(kind: type[Launcher], tree: Mapping[str, Any], conversion: Conversion) -> Launcher:
+    """The settings of a launcher, as ``to_config``."""
+    launcher: Launcher = _section(kind, tree, "hydra.launcher", conversion)
+    return launcher
+
+
 def router_class(router: Mapping[str, Any]) -> type[RouterConfig]:
     """Which class checks these options: by name, or the bare one where the router is the user's own code."""
     name = router.get("name")
@@ -68,7 +75,7 @@ def _section(cls: type, tree: Any, place: str, conversion: Conversion) -> Any:
     """One dataclass from one dictionary. ``place`` is its dotted name, empty for the whole."""
     if not isinstance(tree, Mapping):
         tree = {} if tree is None else _not_a_section(tree, place, conversion)
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     known = {f.name: f for f in fields(cls)}
     for key in tree:
         if key not in known:
@@ -86,6 +93,9 @@ def _section(cls: type, tree: Any, place: str, conversion: Conversion) -> Any:
             if value is not WRONG:
                 values[name] = value
     return cls(**values)
+
+
+_hints = lru_cache(get_type_hints)  # by eval, which a large grid would spend most of its time in
 
 
 def _not_a_section(tree: Any, place: str, conversion: Conversion) -> dict[str, Any]:
@@ -134,6 +144,8 @@ def _leaf(value: Any, kind: Any, place: str, setting: Field[Any], conversion: Co
 
 def _read(value: Any, kind: Any) -> Any:
     """The value as ``kind``, or WRONG. A number written as a word, or whole but with a point, counts as that number."""
+    if kind in _SCALARS:
+        return _SCALARS[kind](value)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         inner = [k for k in arguments if k is not type(None)]
@@ -143,9 +155,7 @@ def _read(value: Any, kind: Any) -> Any:
         return WRONG if any(item is WRONG for item in items) else items
     if origin is dict:
         return dict(value) if isinstance(value, Mapping) else WRONG
-    if kind is Any:
-        return value
-    return _SCALARS[kind](value)
+    return value
 
 
 def _read_bool(value: Any) -> Any:

@@ -83,4 +83,10 @@ LIMITS: dict[str, Limit] = {
     "runtime.memory_gb": POSITIVE,
     "runtime.expert_parallel": COUNT,
     "runtime.timeout_s": POSITIVE,
+    "hydra.launcher.jobs": COUNT,
+    "hydra.launcher.timeout_min": POSITIVE,
+    "hydra.launcher.gpus_per_node": NATURAL,
+    "hydra.launcher.cpus_per_task": COUNT,
+    "hydra.launcher.mem_gb": COUNT,
+    "hydra.launcher.signal_delay_s": COUNT,
 }

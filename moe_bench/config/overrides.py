@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -58,6 +59,7 @@ def read(lines: Sequence[str], groups: Groups, problems: list[Problem]) -> Overr
     return Overrides(tuple(parsed), frozenset(spoiled))
 
 
+@lru_cache(maxsize=1 << 14)  # a grid has few distinct lines, each in many of its cells
 def parse(line: str) -> Override | None:
     """The line by Hydra's grammar; None if that cannot read it."""
     try:

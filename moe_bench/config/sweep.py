@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from itertools import islice, product
 
 from moe_bench.config.argv import VALUE_OF_GROUP, normalise
-from moe_bench.config.compose import Composition
+from moe_bench.config.compose import LAUNCHING, Composition
+from moe_bench.config.convert import Conversion, to_launcher
 from moe_bench.config.groups import Groups, find_groups
 from moe_bench.config.identity import run_id
-from moe_bench.config.overrides import parse, values_of
+from moe_bench.config.overrides import Overrides, parse, values_of
 from moe_bench.config.problems import Problem, raise_if_any
-from moe_bench.config.schema import Config
+from moe_bench.config.schema import LAUNCHERS, Config, Launcher, LocalLauncher
 from moe_bench.config.validate import draft, finish
 
-MOST_CELLS = 100_000
-"""Runs in a grid; beyond it is a slip, as in seed=range(0,1000000000)."""
+MOST_CELLS = 20_000
+"""Runs in a grid, each of which is checked; beyond it is a slip, as in seed=range(0,1000000000)."""
 
-FULLY_CHECKED = 32
-"""Grids up to this size are checked cell by cell; in larger ones, every value is checked once."""
+
+LAUNCHER_GROUP = "hydra/launcher"
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,21 @@ class Plan:
     """A checked command line."""
 
     cells: tuple[tuple[str, ...], ...]  # the overrides of each run
+    configs: tuple[Config, ...]  # of each run; of the first only, under a sweeper from outside
     varying: frozenset[str]  # the settings in which the runs differ
-    config: Config  # of the first run
     is_sweep: bool
     by_preset: bool  # a file asks for the sweep, so each cell must be told that it is none
-    external: bool  # a launcher or sweeper from outside drives it
+    launcher: Launcher | None  # None: a launcher or sweeper from outside drives it
     repeated: int = 0  # cells left out, since each is the run of an earlier one
+
+    @property
+    def config(self) -> Config:
+        """Of the first run."""
+        return self.configs[0]
+
+    @property
+    def external(self) -> bool:
+        return self.launcher is None
 
 
 def plan(words: Sequence[str], config_dir: str | None = None, multirun: bool = False, single: bool = False) -> Plan:
@@ -54,23 +64,49 @@ def plan(words: Sequence[str], config_dir: str | None = None, multirun: bool = F
     overrides, composition = draft(lines, groups, config_dir, problems)
     by_preset = composition is not None and composition.sweeps
     if composition is None or single or not (multirun or by_preset):
+        if not single:
+            problems += [_needs_multirun(line) for line in lines if _is_launching(line)]
         config = finish(overrides, composition, problems)
         raise_if_any(problems)
         assert config is not None, "without a configuration there is a problem"
-        return Plan((tuple(lines),), frozenset(), config, False, by_preset, False)
+        return Plan((tuple(lines),), (config,), frozenset(), False, by_preset, LocalLauncher())
 
-    external = composition.launcher != "local" or composition.sweeper != "basic"
+    launcher = _launcher(composition, overrides, problems)
     params = normalise([f"{key}={value}" for key, value in composition.params.items()], groups)
-    axes = _combine(_axes(params, groups), _axes(lines, groups))
+    axes = _combine(_axes(params, groups), _axes([line for line in lines if not _is_launching(line)], groups))
     cells = tuple(product(*axes.values())) if _few_enough(axes, problems) else ()
-    checked = [] if external and composition.sweeper != "basic" else _cells_to_check(axes, cells)
-    configs = [_check(cell, groups, config_dir, problems) for cell in checked or [_first(axes)]]
-    distinct = _distinct(cells, configs) if 0 < len(cells) == len(checked) else cells
+    checked = cells if cells and composition.sweeper == "basic" else [_first(axes)]
+    configs = [_check(cell, groups, config_dir, problems) for cell in checked]
     problems += _launcher_fits(composition, configs[0])
     raise_if_any(problems)
-    assert configs[0] is not None, "without a configuration there is a problem"
+    found = [config for config in configs if config is not None]  # all of them: else there is a problem
     varying = frozenset(key for key, values in axes.items() if len(values) > 1)
-    return Plan(distinct, varying, configs[0], True, by_preset, external, len(cells) - len(distinct))
+    distinct = _distinct(cells, found) if composition.sweeper == "basic" else dict(zip(cells, found))
+    repeated = len(cells) - len(distinct) if composition.sweeper == "basic" else 0
+    return Plan(tuple(distinct), tuple(distinct.values()), varying, True, by_preset, launcher, repeated)
+
+
+def _launcher(composition: Composition, overrides: Overrides, problems: list[Problem]) -> Launcher | None:
+    """The launcher's settings, of which there can be one value each."""
+    for override in overrides.parsed:
+        if override.is_sweep_override() and _is_launching(str(override.input_line)):
+            problems.append(Problem(str(override.input_line), "one launcher starts all runs of a sweep", "one value"))
+    kind = LAUNCHERS.get(composition.launcher)
+    if kind is None or composition.sweeper != "basic":
+        return None
+    conversion = Conversion()
+    launcher = to_launcher(kind, composition.launching, conversion)
+    problems += conversion.problems
+    return launcher
+
+
+def _is_launching(line: str) -> bool:
+    """Is it about how runs are started, and not about any of them?"""
+    return line.lstrip("+~").startswith((LAUNCHING, f"{LAUNCHER_GROUP}="))
+
+
+def _needs_multirun(line: str) -> Problem:
+    return Problem(line, "a launcher starts the runs of a sweep, also where it is only one", "add -m")
 
 
 def _axes(lines: Iterable[str], groups: Groups) -> dict[str, tuple[str, ...]]:
@@ -101,33 +137,25 @@ def _first(axes: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(values[0] for values in axes.values())
 
 
-def _cells_to_check(axes: dict[str, tuple[str, ...]], cells: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """All of a small grid; of a large one, the first cell and those that differ from it in one setting."""
-    if len(cells) <= FULLY_CHECKED:
-        return list(cells)
-    first = _first(axes)
-    others = ((*first[:i], value, *first[i + 1 :]) for i, values in enumerate(axes.values()) for value in values[1:])
-    return [first, *others]
-
-
 def _check(cell: Sequence[str], groups: Groups, config_dir: str | None, problems: list[Problem]) -> Config | None:
     overrides, composition = draft(cell, groups, config_dir, problems)
     return finish(overrides, composition, problems)
 
 
-def _distinct(cells: Sequence[tuple[str, ...]], configs: Sequence[Config | None]) -> tuple[tuple[str, ...], ...]:
+def _distinct(cells: Sequence[tuple[str, ...]], configs: Sequence[Config]) -> dict[tuple[str, ...], Config]:
     """The cells without those that are the run of an earlier one, as a dense model's at every other capacity."""
-    found: dict[object, tuple[str, ...]] = {}
+    found: dict[tuple[str, str], tuple[tuple[str, ...], Config]] = {}
     for cell, config in zip(cells, configs, strict=True):
-        found.setdefault(cell if config is None else (config.runs_dir, run_id(config)), cell)
-    return tuple(found.values())
+        found.setdefault((config.runs_dir, run_id(config)), (cell, config))
+    return dict(found.values())
 
 
 def _launcher_fits(composition: Composition, config: Config | None) -> Iterator[Problem]:
     """Hydra's own launcher runs all cells in one process, where the ranks of one cell would leak into the next."""
-    if composition.launcher == "local" and composition.sweeper != "basic":
-        what = f"hydra/sweeper={composition.sweeper} wants results back, and hydra/launcher=local has none for it"
-        yield Problem("hydra/launcher=local", what, "hydra/launcher=basic")
+    if composition.launcher in LAUNCHERS and composition.sweeper != "basic":
+        ours = f"{LAUNCHER_GROUP}={composition.launcher}"
+        what = f"hydra/sweeper={composition.sweeper} wants results back, and {ours} has none for it"
+        yield Problem(ours, what, "hydra/launcher=basic")
     if composition.launcher == "basic" and config is not None:
         devices = config.runtime.devices * config.runtime.nodes
         if devices > 1:

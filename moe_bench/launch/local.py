@@ -1,8 +1,8 @@
-"""A sweep on this machine: each cell is a fresh ``python -m moe_bench`` with its own overrides, one after the other.
+"""A sweep on this machine: each cell is a fresh ``python -m moe_bench`` with its own overrides, ``jobs`` at a time.
 
-A cell that crashes, leaks or is killed never touches the next. The first SIGINT or SIGTERM is passed on to the running
-cell, which stops at a step boundary, and no further cell starts; a second kills it. Each cell is a session of its own,
-so that a signal reaches it once and through here.
+A cell that crashes, leaks, hangs or is killed never touches the next. The first SIGINT, SIGTERM or SIGHUP is passed on
+to the running cells, which stop at a step boundary, and no further cell starts; a second kills them. Each cell is a
+session of its own, so that a signal reaches it once and through here, and nothing of it outlives it.
 """
 
 from __future__ import annotations
@@ -10,134 +10,190 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from moe_bench import config
-from moe_bench.config.sweep import Plan
-from moe_bench.errors import EXIT_SIGINT, EXIT_SIGTERM, ConfigError, SweepError
-from moe_bench.launch.python import this_program
+from moe_bench.config.schema import LocalLauncher
+from moe_bench.errors import EXIT_SIGINT, EXIT_SIGTERM, SweepError
+from moe_bench.launch.cells import Cell
+from moe_bench.launch.outcome import Outcome, after, failures, table
+from moe_bench.launch.share import shares
+from moe_bench.monitor.atomic import FOLDER_MODE
+from moe_bench.monitor.lock import now
+from moe_bench.monitor.units import duration
 
-MEANING = {
-    0: "finished",
-    1: "a bug",
-    2: "configuration",
-    3: "data",
-    4: "checkpoint or run folder",
-    5: "diverged",
-    6: "run folder in use",
-    7: "a worker was lost",
-    9: "refused for safety",
-    EXIT_SIGINT: "interrupted",
-    EXIT_SIGTERM: "terminated",
-}
-"""What an exit code says of a cell."""
+POLL_S = 0.05
+GRACE_S = 120.0
+"""How long a cell at its time limit may take to stop by itself: a step and a checkpoint."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a cell ended; ``code`` is None if it never started."""
+class Running:
+    """One cell while it runs. ``log`` is where it prints to; None: where this process does."""
 
-    label: str
-    code: int | None
-    folder: str
+    def __init__(self, cell: Cell, slot: int, environment: dict[str, str], log: Path | None) -> None:
+        self.cell, self.slot, self.log = cell, slot, log
+        self.started, self._began = now(), time.monotonic()
+        self.stopping_since: float | None = None  # when it reached its time limit
+        out = None if log is None else _open_log(log, self.started)
+        try:
+            self._process = subprocess.Popen(
+                cell.command,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=None if out is None else subprocess.STDOUT,
+                start_new_session=True,
+            )
+        finally:
+            if out is not None:
+                os.close(out)
 
     @property
-    def state(self) -> str:
-        if self.code is None:
-            return "not started"
-        if self.code < 0:
-            return f"killed by {signal.Signals(-self.code).name}"
-        if self.code in (0, EXIT_SIGINT, EXIT_SIGTERM):
-            return MEANING[self.code]
-        return f"failed: {MEANING.get(self.code, 'unknown reason')}"
+    def pid(self) -> int:
+        return self._process.pid
 
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
 
-class Relay:
-    """Passes signals on to the running cell: the first as it is, any later one as SIGKILL."""
+    def ask(self, number: int) -> None:
+        """Signal the first process of the cell, which tells its others."""
+        self._process.send_signal(number)
 
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self.cell: subprocess.Popen[bytes] | None = None
+    def kill(self) -> None:
+        """End whatever there is of it."""
+        with suppress(ProcessLookupError, PermissionError):  # PermissionError: of a zombie, on macOS
+            os.killpg(self.pid, signal.SIGKILL)
 
-    def __call__(self, number: int, _frame: FrameType | None) -> None:
-        if self.cell is not None and self.cell.poll() is None:
-            os.killpg(self.cell.pid, signal.SIGKILL if self.received else number)
-        self.received = number
+    def limit(self, seconds: float) -> None:
+        """Ask it to stop once it has run for so long, and kill it if it does not."""
+        if self.stopping_since is None and self.seconds > seconds:
+            self.stopping_since = time.monotonic()
+            self.ask(signal.SIGTERM)
+        elif self.stopping_since is not None and time.monotonic() - self.stopping_since > GRACE_S:
+            self.kill()
 
-    def run(self, command: Sequence[str]) -> int:
-        """Run one cell to its end and return its exit code, negative if a signal killed it."""
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as self.cell:
-            code = self.cell.wait()
-        self.cell = None
+    def ended(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs. What it left behind is killed."""
+        code = self._process.poll()
+        if code is not None:
+            self.kill()
         return code
 
 
-def run(plan: Plan, config_dir: str | None = None) -> int:
-    """Run all cells of a plan, print what became of each, and return the exit code for the whole.
+class Pool:
+    """Runs cells, at most as many at once as it has slots, and keeps what became of each."""
+
+    def __init__(self, launcher: LocalLauncher, slots: Sequence[dict[str, str]], total: int) -> None:
+        self.received: int | None = None  # the first signal
+        self._limit_s = None if launcher.timeout_min is None else 60 * launcher.timeout_min
+        self._slots, self._total = slots, total
+        self._free = deque(range(len(slots)))
+        self._running: list[Running] = []
+        self._outcomes: list[Outcome] = []
+
+    def signalled(self, number: int, _frame: FrameType | None) -> None:
+        """The first signal is passed on, any later one kills."""
+        for running in self._running:
+            if self.received is None:
+                running.ask(signal.SIGTERM if number == signal.SIGHUP else number)
+            else:
+                running.kill()
+        self.received = self.received or number
+
+    def run(self, cells: Sequence[Cell]) -> list[Outcome]:
+        """Until all have ended, or until those that run have ended after a signal."""
+        waiting = deque(cells)
+        try:
+            while self._running or (waiting and self.received is None):
+                while waiting and self._free and self.received is None:
+                    self._start(waiting.popleft())
+                time.sleep(POLL_S)
+                for running in list(self._running):
+                    self._look_after(running)
+        finally:
+            for running in self._running:
+                running.kill()
+        return [*self._outcomes, *(Outcome(cell, None) for cell in waiting)]
+
+    def _start(self, cell: Cell) -> None:
+        slot = self._free.popleft()
+        log = cell.beside(".log") if len(self._slots) > 1 else None
+        say(f"[{cell.number}/{self._total}] {cell.label}" + (f": started; it prints to {log}" if log else ""))
+        running = Running(cell, slot, self._slots[slot], log)
+        self._running.append(running)
+        if self.received is not None:  # while it was being started
+            running.ask(self.received)
+
+    def _look_after(self, running: Running) -> None:
+        code = running.ended()
+        if code is None:
+            if self._limit_s is not None:
+                running.limit(self._limit_s)
+            return
+        self._running.remove(running)
+        self._free.append(running.slot)
+        outcome = after(running.cell, code, running.pid, running.started, running.log, self._reached_limit(running))
+        self._outcomes.append(outcome)
+        if running.log is not None:
+            left = self._total - len(self._outcomes)
+            told = f"{outcome.state} after {duration(running.seconds)}; {left} to go"
+            say(f"[{running.cell.number}/{self._total}] {running.cell.label}: {told}")
+
+    def _reached_limit(self, running: Running) -> str:
+        if running.stopping_since is None or self._limit_s is None:
+            return ""
+        return f"hydra.launcher.timeout_min={self._limit_s / 60:g}"
+
+
+def run(cells: Sequence[Cell], launcher: LocalLauncher) -> int:
+    """Run what is not finished, print what became of each cell, and return the exit code for the whole.
 
     Raises:
         SweepError: if a cell failed.
     """
-    outcomes = []
-    if plan.repeated:
-        print(f"{plan.repeated} of {plan.repeated + len(plan.cells)} runs would repeat another one, and are left out")
-    with relayed_signals() as relay:
-        for number, cell in enumerate(plan.cells, 1):
-            label = " ".join(line for line in cell if _key(line) in plan.varying) or " ".join(cell)
-            if not relay.received:
-                print(f"\n[{number}/{len(plan.cells)}] {label}", flush=True)
-            outcomes.append(_run_cell(plan, cell, label, config_dir, relay))
-    print(table(outcomes), flush=True)
-    if relay.received:
-        return EXIT_SIGINT if relay.received == signal.SIGINT else EXIT_SIGTERM
-    failed = sum(outcome.code != 0 for outcome in outcomes)
+    done = [Outcome(cell, 0, skipped=True) for cell in cells if cell.finished]
+    left = [cell for cell in cells if not cell.finished]
+    jobs = max(1, min(launcher.jobs, len(left)))
+    pool = Pool(launcher, shares(jobs, [cell.config for cell in left]), len(cells))
+    with _passed_on(pool):
+        outcomes = sorted([*done, *pool.run(left)], key=lambda outcome: outcome.cell.number)
+    say(table(outcomes))
+    if pool.received is not None:
+        return EXIT_SIGINT if pool.received == signal.SIGINT else EXIT_SIGTERM
+    failed = [outcome for outcome in outcomes if outcome.code != 0]
     if failed:
-        raise SweepError(f"{failed} of {len(outcomes)} runs failed; the same command again does only what is missing")
+        say(failures(failed))
+        raise SweepError(f"{len(failed)} of {len(cells)} runs failed; the same command again does only what is missing")
     return 0
 
 
-def _run_cell(plan: Plan, cell: Sequence[str], label: str, config_dir: str | None, relay: Relay) -> Outcome:
-    try:
-        cfg = config.load(cell, config_dir)
-    except ConfigError as error:  # a large grid is not checked cell by cell beforehand
-        print(error, file=sys.stderr)
-        return Outcome(label, error.exit_code, "–")
-    folder = str(Path(cfg.runs_dir) / config.run_id(cfg))
-    return Outcome(label, None if relay.received else relay.run(command(plan, cell, config_dir)), folder)
-
-
-def command(plan: Plan, cell: Sequence[str], config_dir: str | None) -> list[str]:
-    """The command line of one cell."""
-    flags = ["--run"] if plan.by_preset else []
-    flags += ["--config-dir", config_dir] if config_dir else []
-    return [*this_program(), *flags, *cell]
-
-
 @contextmanager
-def relayed_signals() -> Iterator[Relay]:
-    """While open, SIGINT and SIGTERM go to the running cell instead of ending this process."""
-    relay = Relay()
-    before = {number: signal.signal(number, relay) for number in (signal.SIGINT, signal.SIGTERM)}
+def _passed_on(pool: Pool) -> Iterator[None]:
+    """While open, signals go to the running cells instead of ending this process."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup a terminal that closes ends nothing
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, pool.signalled) for number in numbers}
     try:
-        yield relay
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
-    """One line for each cell: what it was, how it ended, its exit code, where its folder is."""
-    rows = [("run", "state", "exit", "folder")]
-    rows += [(o.label, o.state, "–" if o.code is None else str(o.code), o.folder) for o in outcomes]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = ("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]) for row in rows)
-    return "\n" + "\n".join(lines)
+def say(text: str) -> None:
+    """Print, where somebody still reads: a sweep goes on without its terminal."""
+    with suppress(OSError):
+        print(text, flush=True)
 
 
-def _key(line: str) -> str:
-    return line.partition("=")[0].lstrip("+~")
+def _open_log(path: Path, started: str) -> int:
+    path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(descriptor, f"--- {started}\n".encode())
+    return descriptor

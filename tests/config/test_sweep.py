@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moe_bench.config import sweep
+from moe_bench.config.schema import LocalLauncher, SlurmLauncher
 from moe_bench.config.sweep import plan
 from moe_bench.errors import ConfigError
 
@@ -68,7 +68,7 @@ def test_a_small_grid_is_checked_in_every_combination() -> None:
 
 
 def test_a_grid_of_absurd_size_is_refused_without_being_spread_out() -> None:
-    with pytest.raises(ConfigError, match="more than 100,000 runs"):
+    with pytest.raises(ConfigError, match="more than 20,000 runs"):
         plan(["seed=range(0,1000000000)"], multirun=True)
 
 
@@ -79,10 +79,32 @@ def test_launchers_from_outside_are_left_to_hydra() -> None:
         plan(["seed=1,2", "hydra/launcher=basic", "runtime.devices=2"], multirun=True)
 
 
-def test_a_large_grid_is_planned_by_its_values_not_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    checked: list[object] = []
-    real = sweep._check
-    monkeypatch.setattr(sweep, "_check", lambda *args: checked.append(args[0]) or real(*args))
-    asked = plan(["seed=range(0,10)", "capacity=1,2", "router=soft,softmax_ec,dense"], multirun=True)
-    assert len(asked.cells) == 60
-    assert len(checked) == 1 + 9 + 1 + 2
+def test_of_a_large_grid_too_every_run_is_checked_and_none_is_done_twice() -> None:
+    grid = ["seed=range(0,10)", "capacity=1,2", "router=soft,softmax_ec,dense"]
+    asked = plan(grid, multirun=True)
+    assert len(asked.cells) == len(asked.configs) == 50
+    assert asked.repeated == 10
+    assert (asked.configs[-1].seed, asked.configs[-1].capacity.factor) == (9, 2.0)
+    with pytest.raises(ConfigError, match="router"):
+        plan([*grid, "router.noise=0,1"], multirun=True)  # a dense model has none
+
+
+def test_a_launcher_has_one_value_for_each_of_its_settings_and_no_run_has_any() -> None:
+    asked = plan(["seed=1,2", "hydra.launcher.jobs=2", "hydra/launcher=local"], multirun=True)
+    assert asked.launcher == LocalLauncher(jobs=2)
+    assert asked.cells == (("seed=1",), ("seed=2",))
+    cluster = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu"]
+    assert plan(["seed=1", *cluster], multirun=True).launcher == SlurmLauncher(partition="gpu")
+    for mistake, told in {
+        "hydra.launcher.jobs=0": "hydra.launcher.jobs must be at least 1",
+        "hydra.launcher.jbs=2": "hydra.launcher.jobs=2",
+        "hydra.launcher.jobs=1,2": "one launcher starts all runs",
+        "hydra.launcher.timeout_min=soon": "soon is not a number",
+    }.items():
+        with pytest.raises(ConfigError, match=told):
+            plan(["seed=1,2", mistake], multirun=True)
+
+
+def test_a_launcher_without_a_sweep_is_no_silence() -> None:
+    with pytest.raises(ConfigError, match="add -m"):
+        plan(["seed=1", "hydra/launcher=submitit_slurm"])

@@ -19,12 +19,18 @@ def utility_of(seed: int, *shape: int, std: float = 2.0) -> Tensor:
 
 def prices(utility: Tensor, capacity: int, solver: str, iterations: int) -> np.ndarray:
     """Token prices (T,) of the one group in ``utility`` (1, T, E)."""
+    return prices_and_preference(utility, capacity, solver, iterations)[0][0, 0].numpy()
+
+
+def prices_and_preference(utility: Tensor, capacity: int, solver: str, iterations: int) -> tuple[Tensor, Tensor]:
+    """Prices (1, 1, T) and the preference (1, E, T) by which experts choose, for ``utility`` (1, T, E)."""
     u = utility.mT
     free, mass = torch.zeros_like(u[:, :1]), torch.full((1, 1, 1), u.shape[2] / u.shape[1], dtype=u.dtype)
     if solver == "adam":
-        return _adam_prices(u, mass, capacity, free, iterations, 1e-2)[0, 0].numpy()
+        price = _adam_prices(u, mass, capacity, free, iterations, 1e-2)
+        return price, u - price
     solve = sweep_prices if solver == "sweeps" else dual_prices
-    return solve(u, mass, capacity, free, iterations)[0][0, 0].numpy()
+    return solve(u, mass, capacity, free, iterations)
 
 
 def bound(utility: Tensor, capacity: int, solver: str, iterations: int) -> float:

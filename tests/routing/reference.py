@@ -112,6 +112,30 @@ def equation_9_by_adam(utility: Tensor, capacity: int, steps: int = 20, lr: floa
     return plan
 
 
+def prices_by_sweeps(utility: np.ndarray, capacity: int, sweeps: int) -> np.ndarray:
+    """Token prices (T,) of one group: experts' exact best answer to prices, tokens' to that, in turn.
+
+    An expert's threshold β leaves it its mass, and its C-th offer is s above that (0 with a slot for every token). A
+    token's price is the lowest at which what it takes, U − β − α of all experts where that exceeds s, is at most 1.
+    """
+    tokens, experts = utility.shape
+    price = np.zeros(tokens)
+    for _ in range(sweeps):
+        offers = utility - price[:, None]
+        shares = [column_projection(column, tokens / experts, capacity) for column in offers.T]
+        beta = np.array([(column - share)[share > 0].mean() for column, share in zip(offers.T, shares)])
+        cth = np.sort(offers, axis=0)[::-1][min(capacity, tokens) - 1]
+        s = np.zeros(experts) if capacity >= tokens else np.maximum(cth - beta, 0)
+        for t in range(tokens):
+            low, high = (utility[t] - beta).min() - s.max() - 2, (utility[t] - beta).max()
+            for _ in range(60):
+                middle = (low + high) / 2
+                z = utility[t] - beta - middle
+                low, high = (middle, high) if z[z > s].sum() > 1 else (low, middle)
+            price[t] = high
+    return price
+
+
 def column_projection(offers: np.ndarray, mass: float, capacity: int) -> np.ndarray:
     """One expert's share (T,): ``mass`` over its ``capacity`` best offers, the nearest point of that simplex.
 
