@@ -45,16 +45,16 @@ def token_choice(
     if mask is not None:
         asked = asked.where(mask.gather(1, token), experts)  # padding asks for an expert that is not there
 
-    asks = asked.unsqueeze(-1) == torch.arange(experts + 1, device=asked.device)  # (G, K·T, E + 1)
-    rank = asks.cumsum(1).gather(-1, asked.unsqueeze(-1)).squeeze(-1) - 1  # how many asked for that expert before
-    seated = (rank < capacity) & (asked < experts)
-    seat = torch.where(seated, asked * capacity + rank, experts * capacity)  # the last seat is for all others
-
-    slots = torch.full((groups, experts * capacity + 1), tokens, device=affinity.device)
-    slots = slots.scatter(1, seat, token)[:, :-1].view(groups, experts, capacity)
+    asked, order = asked.sort(dim=1, stable=True)  # each expert's askers side by side, first come first
+    edges = torch.arange(experts + 1, device=asked.device).expand(groups, -1).contiguous()
+    first = torch.searchsorted(asked, edges)  # (G, E + 1): where those of an expert start, and the next one's
+    place = first[:, :-1, None] + torch.arange(capacity, device=asked.device)  # (G, E, C)
+    taken = place < first[:, 1:, None]
+    asker = token.gather(1, order).gather(1, place.clamp_max(k * tokens - 1).flatten(1)).view_as(place)
+    slots = asker.where(taken, tokens)
     wishes = torch.full_like(queue, k) if wanted is None else wanted.gather(-1, chosen).sum(-1)
     wishes = wishes if mask is None else wishes * mask
-    return Routing.of(slots, affinity, weights, demand=asks.sum(1)[:, :-1], mask=mask, holes=True, wishes=wishes)
+    return Routing.of(slots, affinity, weights, demand=first.diff(), mask=mask, holes=True, wishes=wishes)
 
 
 def expert_choice(affinity: Tensor, weights: Tensor, capacity: int, mask: Tensor | None = None) -> Routing:

@@ -71,7 +71,7 @@ def _column_step(offers: Tensor, mass: Tensor, capacity: int) -> tuple[Tensor, T
     """
     values = offers.topk(min(capacity, offers.shape[-1]), dim=-1).values
     beta = simplex_threshold(values, mass)
-    plenty = torch.isfinite(offers).sum(-1, keepdim=True) <= capacity
+    plenty = torch.isfinite(offers[..., :1, :]).sum(-1, keepdim=True) <= capacity  # padding is so for every expert
     return beta, (values[..., -1:] - beta).clamp_min(0).masked_fill(plenty, 0)
 
 
@@ -82,16 +82,16 @@ def _row_step(offers: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     soon as a_m keeps the next one out. If a_m would keep the m-th out as well, that one is taken in part.
     """
     experts = offers.shape[-2]
-    q, order = (offers - s).sort(dim=-2, descending=True, stable=True)
-    total = offers.gather(-2, order).cumsum(-2)
-    count = torch.arange(1, experts + 1, device=offers.device, dtype=offers.dtype).unsqueeze(-1)  # (E, 1)
-    full_price = (total - 1) / count
-    following = torch.cat([q[..., 1:, :], torch.full_like(q[..., :1, :], -torch.inf)], dim=-2)
-    m = (full_price >= following).int().argmax(-2, keepdim=True)  # the first that holds, zero-based
-    price = full_price.gather(-2, m).minimum(q.gather(-2, m))
-    surplus = total.gather(-2, m) - (m + 1) * price - 1
-    z = (offers.gather(-2, order.gather(-2, m)) - price).clamp_min(torch.finfo(offers.dtype).tiny)
+    by_token = offers.mT.contiguous()  # (G, T, E); sorting is faster along the last axis
+    q, order = (by_token - s.mT).sort(dim=-1, descending=True, stable=True)
+    total = by_token.gather(-1, order).cumsum(-1)
+    place = torch.arange(experts, device=offers.device)
+    full_price = (total - 1) / (place + 1)
+    following = torch.cat([q[..., 1:], torch.full_like(q[..., :1], -torch.inf)], dim=-1)
+    m = (full_price >= following).int().argmax(-1, keepdim=True)  # the first that holds, zero-based
+    price = full_price.gather(-1, m).minimum(q.gather(-1, m))
+    surplus = total.gather(-1, m) - (m + 1) * price - 1
+    z = (by_token.gather(-1, order.gather(-1, m)) - price).clamp_min(torch.finfo(offers.dtype).tiny)
     part = (1 - surplus / z).clamp(0, 1)
-    place = torch.arange(experts, device=offers.device).unsqueeze(-1)
-    picked = torch.where(place < m, 1.0, torch.where(place == m, part, 0.0))
-    return price, torch.zeros_like(offers).scatter(-2, order, picked)
+    picked = (m - place + part).clamp(0, 1)  # 1 before place m, the part at m, 0 after it
+    return price.mT, torch.zeros_like(by_token).scatter(-1, order, picked).mT

@@ -40,5 +40,5 @@ def top(scores: Tensor, count: int) -> Tensor:
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # negative floats order backwards as integers
     last = scores.shape[-1] - 1
     countdown = torch.arange(last, -1, -1, device=scores.device)
-    keys = (ordered.long() << 32) | countdown
+    keys = torch.add(countdown, ordered, alpha=1 << 32)
     return last - (keys.topk(count, dim=-1).values & 0xFFFFFFFF)
