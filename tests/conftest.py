@@ -8,5 +8,5 @@ from hypothesis import settings
 
 # The same examples in every run and no clock, so that a red test is red on every machine.
 settings.register_profile("quick", max_examples=30, derandomize=True, deadline=None, database=None)
-settings.register_profile("thorough", max_examples=1000, deadline=None)
+settings.register_profile("thorough", max_examples=300, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

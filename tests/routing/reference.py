@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-12  # an offer at the threshold to this gets nothing
+
 
 def algorithm_1(
     affinity: Tensor, k: int, capacity: int, priority: str, mask: Tensor | None, wanted: Tensor | None = None
@@ -148,7 +150,7 @@ def column_projection(offers: np.ndarray, mass: float, capacity: int) -> np.ndar
         low, high = (middle, high) if np.maximum(offers[best] - middle, 0).sum() > mass else (low, middle)
     share = np.zeros_like(offers)
     share[best] = np.maximum(offers[best] - low, 0)
-    return share
+    return np.where(share < ROUNDING, 0, share)
 
 
 def semi_dual(utility: np.ndarray, price: np.ndarray, capacity: int) -> float:
