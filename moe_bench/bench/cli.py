@@ -48,11 +48,10 @@ class _Parser(argparse.ArgumentParser):
 
 def run(argv: list[str]) -> int:
     """Prints what was asked for; returns the exit code. Raises MoeBenchError for what a user can mend."""
-    parser = _parser()
     if not argv:
-        parser.print_help()
+        make_parser().print_help()
         return 0
-    args = parser.parse_args(argv)
+    args = make_parser().parse_args(argv)
     cases = make_cases(
         args.case or args.sizes, args.images, args.capacity, args.dtype, args.tokens, args.group_images, args.routers
     )
@@ -157,7 +156,8 @@ def _tell(about: dict[str, Any], results: list[Any], args: argparse.Namespace) -
         console.print(f"written: {args.json}", soft_wrap=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """What the command line may be. A value that cannot be raises ConfigError."""
     parser = _Parser(
         prog="moe-bench bench",
         description=DESCRIPTION,

@@ -143,6 +143,14 @@ def test_a_mistake_is_one_message_and_exit_code_two(words: list[str], said: str,
     assert len(error.splitlines()) == 1
 
 
+def test_every_command_of_the_page_and_of_the_help_can_be_typed() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    commands = re.findall(r"moe-bench bench ((?:layers|routing)[^`#\n]*)", page + cli.EXAMPLES)
+    assert len(commands) > 8
+    for command in commands:
+        cli.make_parser().parse_args(command.rsplit("  ", 1)[0].split())
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_gpu_that_is_not_there_is_told() -> None:
     with pytest.raises(ConfigError, match="Use --device cpu"):
