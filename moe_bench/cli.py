@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 VERBS = {
     "ls": ("list the runs and how far they are", "moe_bench.report.cli", ["ls"]),
     "report": ("tables over all finished runs", "moe_bench.report.cli", ["report"]),
-    "shards": ("make or index shards of pictures", "moe_bench.data.cli", []),
+    "shards": ("make, index or verify shards of pictures", "moe_bench.data.cli", []),
     "bench": ("time and memory of layers and routers", "moe_bench.bench.cli", []),
     "explain": ("draw what each router does with the same pictures", "moe_bench.explain.cli", []),
     "probe": ("probe a finished run on more data", "moe_bench.probe.cli", []),

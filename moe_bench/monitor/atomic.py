@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from typing import Any
 from moe_bench.errors import CheckpointError
 from moe_bench.monitor.units import size
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
 
@@ -57,18 +59,18 @@ def write_json(path: Path, value: Any) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise CheckpointError(
-            f"Cannot write {path}: {error.strerror or error}; it takes {size(len(data))}, and "
-            f"{size(free_space(path.parent))} are free there. The file that was there before is intact. "
+            f"Cannot write {path}: {error.strerror or error}{shortage(error, path.parent, len(data))}. "
+            "The file that was there before is intact. "
             "Free some space or mend the folder, then type the same command again: it goes on where it stopped."
         ) from error
 
 
-def free_space(folder: Path) -> int | None:
-    """Bytes that we may still write there; None where that cannot be told."""
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return None
+def shortage(error: OSError, folder: Path, needed: int | None = None) -> str:
+    """For the message of a failed write: where it was for want of space, how much there is, and is ``needed``."""
+    if error.errno not in DISK_FULL:
+        return ""
+    takes = "" if needed is None else f"it takes about {size(needed)}, and "
+    return f"; {takes}{size(shutil.disk_usage(folder).free)} are free there"
 
 
 def sync_folder(folder: Path) -> None:

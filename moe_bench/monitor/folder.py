@@ -9,7 +9,6 @@ Imports no torch, so that a finished run is skipped at once.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import threading
@@ -22,16 +21,14 @@ from typing import Any
 
 from moe_bench.config.identity import difference
 from moe_bench.errors import CheckpointError, ConfigError
-from moe_bench.monitor.atomic import FOLDER_MODE, free_space, plain, read_json, write_json
+from moe_bench.monitor.atomic import DISK_FULL, FOLDER_MODE, plain, read_json, shortage, write_json
 from moe_bench.monitor.environment import host, snapshot
 from moe_bench.monitor.lifecycle import BY_SIGNAL, Checkpoint, Start, begin, outcome, skip
 from moe_bench.monitor.lock import FolderLock, now
 from moe_bench.monitor.pulse import Pulse
 from moe_bench.monitor.rows import cut_after
 from moe_bench.monitor.secrets import redact
-from moe_bench.monitor.units import size
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 BEAT_S = 10.0  # well below LEASE_S, after which another host takes a run for dead
 
 
@@ -57,6 +54,7 @@ class RunFolder:
         self._lock: FolderLock | None = None
         self._status: dict[str, Any] = {}
         self._one_update = threading.Lock()
+        self._taken: tuple[int, int] | None = None  # device and inode of the folder that we hold
 
     def open(
         self,
@@ -101,17 +99,14 @@ class RunFolder:
     def record(self, **fields: Any) -> None:
         """Add ``fields`` to run.json."""
         if self.writer:
+            self._check_place()
             write_json(self.run_json, redact({**(read_json(self.run_json) or {}), **plain(fields)}))
 
     def update(self, **fields: Any) -> None:
         """Write ``fields`` and a fresh heartbeat to status.json. Raises CheckpointError if the folder is gone."""
         if not self.writer:
             return
-        if not self.path.is_dir():
-            raise CheckpointError(
-                f"The run folder {self.path} was moved or deleted while the run was writing it. "
-                "Put it back and type the same command again to go on from its last checkpoint."
-            )
+        self._check_place()
         with self._one_update:
             self._status |= {**fields, "heartbeat": now()}
             write_json(self.status_json, redact(plain(self._status)))
@@ -135,7 +130,7 @@ class RunFolder:
 
     def fail(self, error: BaseException) -> None:
         """Write why the run ended early; the traceback goes to error.log."""
-        if not self.writer or not self.path.is_dir():
+        if not self.writer or not self._in_place():
             return
         self.error_log.write_text(redact("".join(traceback.format_exception(error))), encoding="utf-8")
         state, code = outcome(error)
@@ -175,26 +170,40 @@ class RunFolder:
 
     def _storage_fault(self, error: BaseException) -> CheckpointError | None:
         """What an error of the file system means for the run; None for all others."""
-        if isinstance(error, FileNotFoundError) and not self.run_json.exists():
-            return CheckpointError(
-                f"the run folder {self.path} was deleted or moved while it was being written. "
-                "Put it back, if it is somewhere, and type the same command again"
-            )
+        if isinstance(error, OSError | CheckpointError) and not self._in_place():
+            return self._gone()
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return CheckpointError(
-                f"the disk is full: {error}; {size(free_space(self.path))} are free at {self.path}. "
-                "Free some space, then type the same command again: it goes on from its last checkpoint"
+                f"{self.path} cannot be written: {error}{shortage(error, self.path)}. "
+                "Free some space, then type the same command again: it goes on from its last checkpoint."
             )
         return None
+
+    def _check_place(self) -> None:
+        if not self._in_place():
+            raise self._gone()
+
+    def _in_place(self) -> bool:
+        """Whether the folder that we hold is where it was: not deleted, not moved, not made anew by somebody."""
+        return self._taken is not None and self._taken == _identity(self.path)
+
+    def _gone(self) -> CheckpointError:
+        return CheckpointError(
+            f"The run folder {self.path} was moved or deleted while the run was writing it. "
+            "Put it back and type the same command again to go on from its last checkpoint."
+        )
 
     def _take(self) -> None:
         try:
             self.path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(f"Cannot make the run folder {self.path}: {error.strerror or error}.") from error
+            raise CheckpointError(
+                f"Cannot make the run folder {self.path}: {error.strerror or error}. "
+                "Go to a folder that you may write to, or name one with runs_dir=DIR."
+            ) from error
         lock = FolderLock(self.path)
         lock.acquire(read_json(self.status_json))
-        self._lock = lock
+        self._lock, self._taken = lock, _identity(self.path)
 
     def finished(self, science: dict[str, Any] | None) -> Start | None:
         """What to say of a run that is complete; None if it is not. Raises ConfigError if it is another run."""
@@ -265,3 +274,12 @@ class RunFolder:
             old_lock.release()
         (aside / ".owner.json").unlink(missing_ok=True)
         return aside
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """The same for a folder as long as it exists, whatever it is called; None for none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -45,7 +45,7 @@ def _probe_label(name: str) -> str:
 
 def _probe_words(summary: Mapping[str, Any], name: str) -> str:
     words = percent(summary.get(name))
-    if (std := summary.get(f"{name}/std")) is not None:
+    if std := summary.get(f"{name}/std"):  # zero: of a single draw
         words += f" ± {100 * std:.1f}"
     if (floor := summary.get(f"{name}/floor")) is not None:
         words += f" · raw pixels reach {percent(floor)}"

@@ -126,6 +126,8 @@ class WandbLogger(Logger):
         return self._run
 
     def _start(self) -> Any:
+        if not self._folder.is_dir():
+            raise FileNotFoundError(f"{self._folder} is gone")  # W&B would make it again
         wandb = importlib.import_module("wandb")
         mode, why = choose_mode(self._mode)
         run = wandb.init(

@@ -21,7 +21,7 @@ from moe_bench.report.tables import result_table
 def run(argv: list[str]) -> int:
     """``argv`` begins with the verb. Returns the exit code; raises MoeBenchError for what a user can mend."""
     args = _parser().parse_args(argv)
-    collection = _collect(args.runs_dir)
+    collection = _collect(args.runs_dir, args.verb)
     return _ls(collection) if args.verb == "ls" else _report(collection, args.out, args.paper)
 
 
@@ -60,9 +60,12 @@ HOW_TO_READ = (
 )
 
 
-def _collect(runs_dir: Path) -> Collection:
+def _collect(runs_dir: Path, verb: str) -> Collection:
     if not runs_dir.is_dir():
-        raise ConfigError(f"there is no folder {runs_dir}: give the folder of your runs, as in `moe-bench ls runs`")
+        raise ConfigError(
+            f"there is no folder {runs_dir} here. Name the folder of your runs: `moe-bench {verb} DIR`; "
+            "if there are none yet, `moe-bench` trains one"
+        )
     collection = collect(runs_dir)
     if not collection.runs:
         raise ConfigError(f"{runs_dir} holds no runs yet. Train one: `moe-bench router=soft runs_dir={runs_dir}`")

@@ -16,16 +16,17 @@ GAP = "  "
 
 
 def listing(collection: Collection, console: Console) -> list[Text]:
-    """Lines as wide as they need to be: a name that is cut cannot be copied."""
+    """A line a run, as wide as it needs to be: a cut name cannot be copied. Two where a terminal is narrower."""
     probes = probe_columns(collection.runs)[:1]
     headings = ["run", "state", "step", "when", "prec@1", *(column.heading.removesuffix(" %") for column in probes)]
     runs = sorted(collection.runs, key=_age, reverse=True)
     rows = [[*_facts(run), *(percent(run.number(column.figure)) for column in probes)] for run in runs]
     widths = [max(map(len, column)) for column in zip(headings, *rows)]
-    lines = [Text(_line(headings, widths), style="dim")]
+    stacked = console.is_terminal and len(_line(headings, widths)) > console.width
+    lines = [Text(_line(headings, widths, stacked), style="dim")]
     for run, row in zip(runs, rows):
-        line = Text(_line(row, widths))
-        begin = widths[0] + len(GAP)
+        line = Text(_line(row, widths, stacked))
+        begin = (len(run.name) + 1 if stacked else widths[0]) + len(GAP)
         line.stylize(STYLES.get(run.state, ""), begin, begin + len(run.state))
         lines.append(line)
     return [*lines, Text(""), Text(tally(collection), style="dim")]
@@ -67,7 +68,9 @@ def _age(run: Run) -> tuple[bool, float]:
     return run.state != "running", run.age_s or 0.0
 
 
-def _line(cells: list[str], widths: list[int]) -> str:
-    """Words to the left, figures to the right."""
+def _line(cells: list[str], widths: list[int], stacked: bool = False) -> str:
+    """Words to the left, figures to the right; ``stacked``: the name above the rest."""
+    if stacked:
+        return f"{cells[0]}\n{_line(['', *cells[1:]], [0, *widths[1:]])}"
     aligned = [cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(cells, widths))]
     return GAP.join(aligned).rstrip()

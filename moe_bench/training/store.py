@@ -27,8 +27,7 @@ import torch
 from torch import Tensor
 
 from moe_bench.errors import CheckpointError, SecurityError
-from moe_bench.monitor import units
-from moe_bench.monitor.atomic import free_space, sync_folder
+from moe_bench.monitor.atomic import shortage, sync_folder
 from moe_bench.training.durable import bytes_of, discard, sha256_of, write_state, write_text
 
 SCHEMA = 1
@@ -85,8 +84,8 @@ def write(state: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any]) -
     except OSError as error:
         discard(temp)
         raise CheckpointError(
-            f"the checkpoint {folder} could not be written: {error}; it takes about {units.size(bytes_of(state))}, and "
-            f"{units.size(free_space(parent))} are free there. Earlier checkpoints are intact."
+            f"the checkpoint {folder} could not be written: {error}{shortage(error, parent, bytes_of(state))}. "
+            "Earlier checkpoints are intact."
         ) from error
 
 

@@ -251,14 +251,29 @@ def test_whatever_misses_a_deleted_folder_is_an_error_of_storage(tmp_path: Path)
             shutil.rmtree(folder.path)
             (folder.path / "routing" / "layers.jsonl").write_text("")
 
-    with pytest.raises(CheckpointError, match="run was deleted or moved"):
+    with pytest.raises(CheckpointError, match="run was moved or deleted"):
         run()
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_that_somebody_made_anew_is_not_ours(tmp_path: Path) -> None:
+    def run() -> None:
+        with RunFolder(tmp_path / "run") as folder:
+            take(folder)
+            folder.path.rename(tmp_path / "moved")
+            folder.path.mkdir()
+            with pytest.raises(CheckpointError, match="moved or deleted"):
+                folder.record(device="CPU")
+            raise CheckpointError("the checkpoint cannot be used")
+
+    with pytest.raises(CheckpointError, match="moved or deleted"):
+        run()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_a_full_disk_is_an_error_of_storage_with_the_bytes_that_are_free(tmp_path: Path) -> None:
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with pytest.raises(CheckpointError, match=r"No space left on device; .* are free at .*run\. Free some space"):
+    with pytest.raises(CheckpointError, match=r"No space left on device; .*B are free there\. Free some space"):
         leave_by(error, RunFolder(tmp_path / "run"))
     assert (read_json(tmp_path / "run" / "status.json") or {})["exit_code"] == 4
 

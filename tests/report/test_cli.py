@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from moe_bench.errors import ConfigError
 from moe_bench.report.cli import run
+from moe_bench.report.collect import collect
+from moe_bench.report.listing import listing
 
 from .runs import add_run
 
@@ -37,6 +41,25 @@ def test_ls_never_cuts_a_name(runs: Path, capsys: pytest.CaptureFixture[str], mo
     run(["ls", str(runs)])
     out = capsys.readouterr().out
     assert all(path.name in out for path in runs.iterdir())
+
+
+def test_ls_puts_a_name_above_its_facts_where_a_terminal_is_narrow(runs: Path) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=60, color_system=None)
+    for line in listing(collect(runs), console):
+        console.print(line, soft_wrap=True)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "run"
+    assert lines[1].split() == ["state", "step", "when", "prec@1", "digits", "10-shot"]
+    for name in (path.name for path in runs.iterdir()):
+        assert lines[lines.index(name) + 1].split()[0] in ("finished", "running", "diverged")
+    assert max(map(len, lines)) <= 60
+
+
+@pytest.mark.parametrize("verb", ["ls", "report"])
+def test_a_missing_folder_says_what_to_type(verb: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"`moe-bench {verb} DIR`"):
+        run([verb, str(tmp_path / "none")])
 
 
 def test_report_prints_the_table_and_writes_it(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
