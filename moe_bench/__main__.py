@@ -12,7 +12,7 @@ except KeyboardInterrupt:
 
 
 def main() -> int:
-    """Entry point of the console script. Returns the exit code."""
+    """What the script moe-bench runs. Returns the exit code."""
     return interrupt.answered(_load)
 
 
