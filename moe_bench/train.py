@@ -74,11 +74,11 @@ def _group(cfg: Config, rank: Rank) -> AbstractContextManager[Alone]:
 
 
 def _train(cfg: Config, folder: RunFolder, start: Start, console: Console, group: Alone) -> float | None:
-    # Here, so that a finished run is skipped and a mistake is told before torch is loaded.
-    from moe_bench import build, result, room
-    from moe_bench.monitor.header import header
-    from moe_bench.monitor.summary import summary_view
-    from moe_bench.training.stop import StopSignals
+    with console.status("loading …"):  # only now, so that a finished run is skipped and mistakes are told before torch
+        from moe_bench import build, result, room
+        from moe_bench.monitor.header import header
+        from moe_bench.monitor.summary import summary_view
+        from moe_bench.training.stop import StopSignals
 
     with StopSignals() as signals:
         signals.agree = group.largest
@@ -92,7 +92,8 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console, group
         folder.record(
             device=at.name, world_size=at.world, sharing=at.sharing, precision=at.precision, device_batch=pieces
         )
-        about_s = build.expected_seconds(cfg, at, module, pieces, start.step)
+        with console.status("timing a few pieces of work …"):
+            about_s = build.expected_seconds(cfg, at, module, pieces, start.step)
         signals.check()
         facts = result.facts(cfg, at, found, costs, pieces, note=start.note, folder=str(folder.path), about_s=about_s)
         console.print(header(facts, console.width), soft_wrap=True)

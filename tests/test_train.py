@@ -91,6 +91,17 @@ def test_a_router_of_ones_own_is_measured_and_warned_of_like_ours(
     assert layer["dropped_tokens"] == pytest.approx(1 - 1 / 8, abs=0.01)  # the last group is not full
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_is_told_what_one_waits_for_and_a_pipe_is_not(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")  # what makes of a pipe a terminal for rich
+    assert moe_bench(*QUICK) == 0
+    out = capsys.readouterr().out
+    assert [word in out for word in ("loading …", "timing a few pieces of work …")] == [terminal, terminal]
+
+
 def test_the_same_command_again_skips_and_changes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert moe_bench(*QUICK) == 0
     before = {path: path.stat().st_mtime_ns for path in only_run(here).rglob("*") if path.is_file()}
