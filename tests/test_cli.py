@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import subprocess
@@ -206,5 +207,7 @@ def test_launchers_of_hydra_are_given_checked_settings(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(sys, "argv", ["moe-bench", "-m", "hydra/launcher=basic", "seed=1,2", "capacity=1.5"])
+    log = logging.getLogger("moe_bench.training.store")
     assert cli.main() == 0
     assert [(cfg.seed, cfg.capacity.factor) for cfg, _ in trained] == [(1, 1.5), (2, 1.5)]
+    assert log.isEnabledFor(logging.WARNING), "a damaged checkpoint is told under Hydra's launchers too"
