@@ -65,12 +65,20 @@ def write_json(path: Path, value: Any) -> None:
         ) from error
 
 
+def free_space(folder: Path) -> int | None:
+    """Bytes that we may still write there; None where that cannot be told."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
 def shortage(error: OSError, folder: Path, needed: int | None = None) -> str:
     """For the message of a failed write: where it was for want of space, how much there is, and is ``needed``."""
     if error.errno not in DISK_FULL:
         return ""
     takes = "" if needed is None else f"it takes about {size(needed)}, and "
-    return f"; {takes}{size(shutil.disk_usage(folder).free)} are free there"
+    return f"; {takes}{size(free_space(folder))} are free there"
 
 
 def sync_folder(folder: Path) -> None:
