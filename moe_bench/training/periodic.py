@@ -36,7 +36,7 @@ class Periodic(Callback):
         self.metrics = self.measure(trainer, module)
         self.step = trainer.global_step
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self.metrics.items()})
-        for logger in trainer.loggers:
+        for logger in trainer.loggers if self.metrics else ():  # a probe of no sets has nothing to tell
             logger.log_metrics(self.metrics, step=self.step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
