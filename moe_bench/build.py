@@ -16,6 +16,7 @@ from moe_bench.config import Config, run_id, to_dict
 from moe_bench.config.here import DIGITS
 from moe_bench.config.identity import data_name
 from moe_bench.config.schema import DataConfig
+from moe_bench.data.bad import Tolerance
 from moe_bench.data.datamodule import ImageData
 from moe_bench.data.decode import Augmentation
 from moe_bench.data.digits import ensure_upstream
@@ -34,6 +35,7 @@ from moe_bench.probe.callback import ProbeCallback
 from moe_bench.probe.score import Protocol, open_sets
 from moe_bench.ranks import Alone
 from moe_bench.room import workers
+from moe_bench.training.accounting import Accounting
 from moe_bench.training.checkpoint import Checkpointer
 from moe_bench.training.fault import fault
 from moe_bench.training.module import LitViT, Optimization
@@ -102,7 +104,13 @@ def image_data(cfg: Config, found: Pictures, pieces: int, workers: int | None) -
         workers=workers,
         max_pixels=cfg.data.max_pixels,
         num_classes=found.num_classes,
+        tolerance=tolerance(cfg.data),
     )
+
+
+def tolerance(data: DataConfig) -> Tolerance:
+    """Of pictures that cannot be decoded."""
+    return Tolerance(skip=data.on_error == "skip", limit=data.skip_limit)
 
 
 def module(cfg: Config, at: Place, num_classes: int) -> LitViT:
@@ -151,6 +159,7 @@ class Measures:
     """What is measured on the way, and read again for the summary."""
 
     throughput: Throughput
+    accounting: Accounting
     validation: Validation
     probe: ProbeCallback
 
@@ -177,9 +186,12 @@ def fit(
     clock = StepClock()
     throughput = Throughput(clock, r.batch, at.world, run.log_every)
     progress = RunProgress(console, throughput, validation_batches=-(-data.val_size // (data.device_batch * at.world)))
+    warn = partial(console.print, style="yellow", soft_wrap=True)
+    accounting = Accounting(data, warn)
     measures = Measures(
         throughput,
-        Validation(data.val_dataloader, data.val_size, every=r.eval_every, check=signals.check),
+        accounting,
+        Validation(data.val_dataloader, data.val_size, every=r.eval_every, check=signals.check, judge=accounting.judge),
         probe(cfg, at, data.device_batch, signals, progress, group),
     )
     checkpointer = Checkpointer(
@@ -203,9 +215,10 @@ def fit(
                 run.log_every,
                 r.batch,
                 detailed=run.telemetry == "detailed",
-                say=partial(console.print, style="yellow", soft_wrap=True),
+                say=warn,
             ),
             progress,
+            accounting,
             Heartbeat(folder),
             measures.validation,
             measures.probe,
@@ -236,6 +249,7 @@ def probe(
         every=p.every,
         check=signals.check,
         phase=progress.phase,
+        tolerance=tolerance(cfg.data),
     )
 
 

@@ -102,6 +102,7 @@ def summary(cfg: Config, at: Place, found: Pictures, costs: Cost, measures: Meas
         "seed": cfg.seed,
         "steps": cfg.recipe.steps,
         "samples_seen": cfg.recipe.steps * cfg.recipe.batch,
+        **measures.accounting.summary(cfg.recipe.steps),
         **measures.validation.metrics,
         **measures.probe.metrics,
         "params/total": costs.params_total,

@@ -23,7 +23,7 @@ SCIENCE: dict[str, tuple[str, ...]] = {
     "router": (),
     "model": ("name",),
     "capacity": (),
-    "data": ("path", "train", "val", "probe", "max_pixels", "cache_dir"),
+    "data": ("path", "train", "val", "probe", "max_pixels", "on_error", "skip_limit", "cache_dir"),
     "probe": ("name", "every"),
     "recipe": ("name", "eval_every", "checkpoint_every"),
 }
@@ -40,6 +40,8 @@ def science(cfg: Config) -> dict[str, Any]:
             default = field.default_factory() if field.default_factory is not MISSING else field.default
             if field.name not in beside_the_point and value != default:
                 found[f"{group}.{field.name}"] = value
+    if cfg.data.on_error == "skip" and cfg.data.max_pixels != DataConfig.max_pixels:
+        found["data.max_pixels"] = cfg.data.max_pixels  # it decides which pictures are skipped
     found["router.name"], found["data.name"] = cfg.router.name, data_name(cfg.data)
     if "probe.sets" in found:
         found["probe.sets"] = [folder_name(s) for s in cfg.probe.sets]

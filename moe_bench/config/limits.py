@@ -51,6 +51,7 @@ LIMITS: dict[str, Limit] = {
     "data.crop": SHARE,
     "data.shuffle_window": COUNT,
     "data.max_pixels": COUNT,
+    "data.skip_limit": DROPPED,
     "probe.shots": COUNT,
     "probe.draws": COUNT,
     "probe.l2": POSITIVE,

@@ -32,6 +32,7 @@ RESUMES = ("auto", "never", "must")
 LOGGERS = ("wandb", "none")
 LOGGER_MODES = ("auto", "online", "offline")
 LABELS = ("single", "multi")
+ON_ERRORS = ("stop", "skip")
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,8 @@ class DataConfig:
     probe: list[str] = field(default_factory=list)  # the natural downstream sets of this data
     shuffle_window: int = 65536  # pictures shuffled together; bounds how many shards are open at once
     max_pixels: int = 64_000_000  # a larger picture is refused before it is decoded
+    on_error: str = "stop"  # one of ON_ERRORS; at a picture that cannot be decoded
+    skip_limit: float = 0.001  # under "skip": the share of a split's pictures that may be bad
     cache_dir: str | None = None  # None: $MOE_BENCH_CACHE or ~/.cache/moe-bench
 
 
@@ -272,6 +275,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "model.head": HEADS,
     "capacity.rounding": ROUNDINGS,
     "data.labels": LABELS,
+    "data.on_error": ON_ERRORS,
     "probe.policy": L2_POLICIES,
     "recipe.loss": LOSSES,
     "recipe.optimizer": OPTIMIZERS,

@@ -1,8 +1,9 @@
 """The pictures of a run for Lightning: endless shuffled training, and validation that counts every picture once.
 
 The training loader is one Lightning "epoch" as long as the whole run. Its state is the step, with the fingerprint of
-its pictures: which of them a step uses and how each is augmented follow from the seed and the step (see plan.py), so a
-resumed run goes on exactly where it was, on any number of ranks, micro-batches and workers.
+its pictures and which of them are bad: which pictures a step uses and how each is augmented follow from the seed and
+the step (see plan.py), so a resumed run goes on exactly where it was, on any number of ranks, micro-batches and
+workers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import Sampler
 
+from moe_bench.data.bad import Account, Tolerance
 from moe_bench.data.dataset import Pictures, Request
 from moe_bench.data.decode import MAX_PIXELS, Augmentation, training_transform
 from moe_bench.data.index import ShardIndex
@@ -57,7 +59,7 @@ def _count_from(trainer: Trainer, micro_batches: int) -> None:
 
 
 class ImageData(LightningDataModule):
-    """Training and validation batches of dicts {"image", "label", "valid", "index"} (see dataset.py).
+    """Training and validation batches of dicts {"image", "label", "valid", "index", "bad"} (see dataset.py).
 
     Use it with ``Trainer(use_distributed_sampler=False, accumulate_grad_batches=batch // (world · device_batch))``.
 
@@ -69,6 +71,9 @@ class ImageData(LightningDataModule):
         augmentation: of training pictures; crop: of validation pictures (side kept over side resized).
         workers: data processes a device; None: from the CPU count.
         num_classes: None: the larger of what the two indexes say.
+        tolerance: of bad pictures.
+
+    ``account`` tells what training was given.
 
     Raises DataError if a label is out of range for num_classes.
     """
@@ -89,14 +94,16 @@ class ImageData(LightningDataModule):
         workers: int | None = None,
         max_pixels: int = MAX_PIXELS,
         num_classes: int | None = None,
+        tolerance: Tolerance = Tolerance(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.train, self.val = train, val
         self.image_size, self.crop, self.max_pixels = image_size, crop, max_pixels
         self.steps, self.batch, self.device_batch = steps, batch, device_batch
-        self.seed, self.workers = seed, workers
+        self.seed, self.workers, self.tolerance = seed, workers, tolerance
         self.augmentation = augmentation or Augmentation()
         self.plan = Plan(train.counts, seed, shuffle_window)
+        self.account = Account(train, self.plan)
         self.num_classes = num_classes or max(train.num_classes, val.num_classes)
         train.check_labels(self.num_classes)
         val.check_labels(self.num_classes)
@@ -119,8 +126,9 @@ class ImageData(LightningDataModule):
         if self.trainer:
             _count_from(self.trainer, self._step * share.accumulation)
         transform = training_transform(self.image_size, self.augmentation)
-        pictures = Pictures(self.train, transform, self.image_size, self.seed, self.max_pixels)
-        return BatchLoader(pictures, TrainingRequests(self.plan, share, self._step, self.steps), self.workers)
+        pictures = Pictures(self.train, transform, self.image_size, self.seed, self.max_pixels, self.tolerance)
+        requests = TrainingRequests(self.plan, share, self._step, self.steps)
+        return BatchLoader(pictures, requests, self.workers, on_bad=self.account.add)
 
     def val_dataloader(self) -> BatchLoader:
         """This rank's part of the validation pictures; every rank has the same number of full batches."""
@@ -134,15 +142,17 @@ class ImageData(LightningDataModule):
             batch=self.device_batch,
             workers=self.workers,
             max_pixels=self.max_pixels,
+            tolerance=self.tolerance,
         )
 
     def state_dict(self) -> dict[str, Any]:
         step = int(self.trainer.global_step) if self.trainer else self._step
-        return {"step": step, "pictures": self.train.fingerprint}
+        return {"step": step, "pictures": self.train.fingerprint, "bad": self.account.rows()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after a step. Raises ConfigError if the pictures are not those that were learned from until then."""
         self._step = int(state_dict["step"])
+        self.account.add(state_dict.get("bad", []))
         then, now = state_dict.get("pictures", self.train.fingerprint), self.train.fingerprint
         if then != now:
             raise ConfigError(

@@ -19,6 +19,8 @@ from torch.nn import functional
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as v2f
 
+from moe_bench.data.bad import BadPicture
+
 FORMATS = ("JPEG", "PNG", "WEBP")
 ASPECTS = (3 / 4, 4 / 3)  # width over height of a training crop
 MAX_ASPECT = 16  # the middle of a longer picture is all that a square crop can see
@@ -39,9 +41,9 @@ class Augmentation:
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An RGB picture. Raises ValueError with a reason for what is not a whole picture of at most ``max_pixels``."""
+    """An RGB picture. Raises BadPicture with a reason for what is not a whole picture of at most ``max_pixels``."""
     if not data:
-        raise ValueError("is an empty file, not a picture; remove or replace it")
+        raise BadPicture("empty", "is an empty file, not a picture; remove or replace it")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's hints on size and palettes are answered here
@@ -50,16 +52,22 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             if pixels <= max_pixels:
                 return _to_rgb(image)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"is larger than data.max_pixels={max_pixels:,}: {error}") from error
+        raise BadPicture("too_large", f"is larger than data.max_pixels={max_pixels:,}: {error}") from error
     except UnidentifiedImageError as error:
-        begins = f"it begins with {data[:12]!r}"
-        raise ValueError(f"({len(data):,} bytes) is not a whole JPEG, PNG or WebP picture: {begins}") from error
+        raise BadPicture("damaged", f"{_unlike(data)}: it begins with {data[:12]!r}") from error
+    except MemoryError:  # this machine's fault, not the picture's
+        raise
     except Exception as error:  # Pillow raises nearly everything for broken files, SyntaxError among it
-        raise ValueError(f"({len(data):,} bytes) is not a whole JPEG, PNG or WebP picture: {error}") from error
-    raise ValueError(
+        raise BadPicture("damaged", f"{_unlike(data)}: {error}") from error
+    raise BadPicture(
+        "too_large",
         f"has {image.width} × {image.height} = {pixels:,} pixels, more than data.max_pixels={max_pixels:,}; "
-        "raise the limit if you trust it"
+        "raise the limit if you trust it",
     )
+
+
+def _unlike(data: bytes) -> str:
+    return f"({len(data):,} bytes) is not a whole JPEG, PNG or WebP picture"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from moe_bench.data.bad import Tolerance
 from moe_bench.data.dataset import Batch, Pictures, Request
 from moe_bench.data.decode import MAX_PIXELS, evaluation_transform, squeeze_transform
 from moe_bench.data.index import ShardIndex
@@ -30,9 +31,16 @@ class BatchLoader(DataLoader[Batch]):
     """A DataLoader over Pictures that raises a worker's error as it was, and names a worker's death.
 
     ``pictures`` may be any data set that takes requests and gives back what prevented it as a MoeBenchError.
+    ``on_bad`` is called in this process with the rows of "bad" of each batch that has any (see dataset.py).
     """
 
-    def __init__(self, pictures: Dataset[Any], requests: Sampler[list[Request]], workers: int | None) -> None:
+    def __init__(
+        self,
+        pictures: Dataset[Any],
+        requests: Sampler[list[Request]],
+        workers: int | None,
+        on_bad: Callable[[list[list[int]]], None] | None = None,
+    ) -> None:
         super().__init__(
             pictures,
             batch_size=None,  # the sampler gives whole batches
@@ -42,12 +50,15 @@ class BatchLoader(DataLoader[Batch]):
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else each start of the loader draws from the run's random numbers
         )
+        self._on_bad = on_bad
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         try:
             for batch in super().__iter__():
                 if isinstance(batch, MoeBenchError):
                     raise batch
+                if self._on_bad is not None and len(batch["bad"]):
+                    self._on_bad(batch["bad"].tolist())
                 yield batch
         except RuntimeError as error:
             found = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", str(error))
@@ -90,6 +101,7 @@ def eval_loader(
     workers: int | None = None,
     pad_to: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    tolerance: Tolerance | None = None,
 ) -> BatchLoader:
     """Batches of the pictures with the given numbers, in that order, without augmentation.
 
@@ -99,8 +111,9 @@ def eval_loader(
         squeeze: resize to a square whatever the shape (the few-shot probe), else by the short side (validation).
         workers: data processes; None: from the CPU count; 0: this process.
         pad_to: the last batch is filled up to a multiple of this with valid=False; None: to a full batch.
+        tolerance: of bad pictures, whose places have valid=False; None: the first one is an error.
     """
     chosen = np.arange(len(index)) if positions is None else np.asarray(positions, dtype=np.int64)
     transform = squeeze_transform(image_size, crop) if squeeze else evaluation_transform(image_size, crop)
-    pictures = Pictures(index, transform, image_size, max_pixels=max_pixels)
+    pictures = Pictures(index, transform, image_size, max_pixels=max_pixels, tolerance=tolerance)
     return BatchLoader(pictures, InOrder(chosen, batch, pad_to or batch), workers)

@@ -57,6 +57,24 @@ class Plan:
             pictures[here] = self._shuffled(epoch, window)[offsets[here] - window * self.window]
         return pictures
 
+    def offsets(self, pictures: Ints, epoch: int) -> Ints:
+        """Where pictures come in an epoch, each in [0, total): ``pictures`` backwards."""
+        shards = self._shards(epoch)
+        start = np.empty_like(self.counts)  # of each shard among the shards laid end to end
+        start[shards] = np.cumsum(self.counts[shards]) - self.counts[shards]
+        shard = np.searchsorted(self._first + self.counts, pictures, side="right")
+        windows = (start[shard] + pictures - self._first[shard]) // self.window
+        offsets = np.empty_like(windows)
+        for window in np.unique(windows).tolist():
+            shuffled, here = self._shuffled(epoch, window), windows == window
+            order = np.argsort(shuffled)
+            offsets[here] = window * self.window + order[np.searchsorted(shuffled, pictures[here], sorter=order)]
+        return offsets
+
+    def _shards(self, epoch: int) -> Ints:
+        """The shards in the order of an epoch."""
+        return permutation(len(self.counts), self.seed, epoch, _SHARDS)
+
     def _shuffled(self, epoch: int, window: int) -> Ints:
         """The pictures of one window in their order; the last few windows are kept."""
         key = (epoch, window)
@@ -69,7 +87,7 @@ class Plan:
     def _shuffle(self, epoch: int, window: int) -> Ints:
         start = window * self.window
         size = min(self.window, self.total - start)
-        shards = permutation(len(self.counts), self.seed, epoch, _SHARDS)
+        shards = self._shards(epoch)
         ends = np.cumsum(self.counts[shards])
         places = start + permutation(size, self.seed, epoch, _WINDOW, window)
         which = np.searchsorted(ends, places, side="right")

@@ -18,7 +18,7 @@ def summary_view(
 
     ``summary`` is the content of summary.json; ``next_commands`` are (command, what it does) pairs.
     """
-    facts = [*_result(summary), *_probes(summary), *_price(summary), ("folder", folder)]
+    facts = [*_result(summary), *_probes(summary), *_pictures(summary), *_price(summary), ("folder", folder)]
     title = f"{summary.get('run_id', folder)} finished"
     return Text("\n").join([Text(""), *block(title, facts, columns), Text(""), *_next(next_commands)])
 
@@ -50,6 +50,31 @@ def _probe_words(summary: Mapping[str, Any], name: str) -> str:
     if (floor := summary.get(f"{name}/floor")) is not None:
         words += f" · raw pixels reach {percent(floor)}"
     return words
+
+
+def _pictures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What training was given, and what could not be decoded."""
+    if "data/seen" not in summary:
+        return []
+    words = [
+        f"{summary['data/seen']:,} seen in {significant(summary['data/epochs'])} epochs",
+        f"{summary['data/distinct']:,} different",
+        f"{summary['data/repeated']:,} repeated",
+    ]
+    causes = [
+        f"{count} {name.rpartition('/')[2].replace('_', ' ')}"
+        for name, count in summary.items()
+        if name.startswith("data/skipped/")
+    ]
+    skipped = f"{summary['data/skipped']:,} skipped"
+    words.append(f"{skipped} ({', '.join(causes)}; {summary['data/bad']:,} bad pictures)" if causes else skipped)
+    if (bad := summary.get("val/bad")) is not None:
+        words.append(f"{bad:,} of validation bad")
+    bad_probes = {
+        name.split("/")[1]: bad for name, bad in summary.items() if name.startswith("probe/") and name.endswith("/bad")
+    }
+    words += [f"{bad:,} of {name} bad" for name, bad in bad_probes.items()]
+    return [("pictures", " · ".join(words))]
 
 
 def _price(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

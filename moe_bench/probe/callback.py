@@ -11,6 +11,7 @@ from typing import cast
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
+from moe_bench.data.bad import Tolerance
 from moe_bench.probe.features import FLOOR_SIZE, pixels, pre_logits
 from moe_bench.probe.score import ProbeSet, Protocol, Reader, Score, batches, score
 from moe_bench.training.group import all_rows
@@ -21,6 +22,8 @@ Phase = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 class ProbeCallback(Periodic):
     """Logs, for each set and number of shots, probe/<set>/<shots>shot, …/std, …/floor and …/l2; and probe/l2.
+
+    Where a set has pictures that could not be decoded, probe/<set>/bad is how many (see score.py for what they count).
 
     The floor is the same regression, on the same draws, from raw pixels: what a score must beat to mean something. Both
     are seen through ``FLOOR_SIZE`` pixels a side at most, so that it is a regression of at most 3,072 numbers; it is
@@ -43,6 +46,7 @@ class ProbeCallback(Periodic):
         every: int = 0,
         check: Callable[[], None] | None = None,
         phase: Phase | None = None,
+        tolerance: Tolerance | None = None,
     ) -> None:
         super().__init__(every)
         self.sets = list(sets)
@@ -52,6 +56,7 @@ class ProbeCallback(Periodic):
         self.workers = workers
         self.check = check or (lambda: None)
         self.phase = phase or _silent
+        self.tolerance = tolerance
         self.scores: list[Score] = []
         self.floors: list[Score] = []
 
@@ -59,7 +64,7 @@ class ProbeCallback(Periodic):
         if not self.sets:
             return {}
         together = (trainer.global_rank, trainer.world_size, all_rows)
-        reader = Reader(self.image_size, self.batch, self.workers, module.device, *together)
+        reader = Reader(self.image_size, self.batch, self.workers, module.device, *together, self.tolerance)
         if not self.floors:
             with self._advancing("raw-pixel floor", reader.world) as advance:
                 self.floors = floor(self.sets, self.protocol, reader, advance)
@@ -93,6 +98,7 @@ def figures(scores: Sequence[Score], floors: Sequence[Score]) -> dict[str, float
     for one, low in zip(scores, floors, strict=True):
         name = f"probe/{one.dataset}/{one.shots}shot"
         told |= {name: one.accuracy, f"{name}/std": one.std, f"{name}/floor": low.accuracy, f"{name}/l2": one.l2}
+        told |= {f"probe/{one.dataset}/bad": one.bad} if one.bad else {}
     return told | ({"probe/l2": median(one.l2 for one in scores)} if scores else {})
 
 

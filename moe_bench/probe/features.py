@@ -20,8 +20,8 @@ def extract(
     device: torch.device | str = "cpu",
     advance: Callable[[], None] = lambda: None,
     collect: Callable[[Tensor], Tensor] = lambda rows: rows,
-) -> tuple[Tensor, Tensor]:
-    """Features (N, D) float32 and labels (N,) of the valid pictures, ordered by their number, on the CPU.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the valid pictures: numbers (N,) ascending, features (N, D) float32 and labels (N,), on the CPU.
 
     ``advance`` is called after each batch. ``collect`` gives the rows of all ranks for those of this one.
     """
@@ -33,8 +33,8 @@ def extract(
         labels.append(batch["label"][valid, 0])
         numbers.append(batch["index"][valid])
         advance()
-    order = collect(torch.cat(numbers)).argsort()
-    return collect(torch.cat(features))[order], collect(torch.cat(labels))[order]
+    ascending, order = collect(torch.cat(numbers)).sort()
+    return ascending, collect(torch.cat(features))[order], collect(torch.cat(labels))[order]
 
 
 def pre_logits(model: nn.Module, context: Callable[[], AbstractContextManager[object]] = nullcontext) -> Encoder:

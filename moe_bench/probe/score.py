@@ -2,13 +2,14 @@
 
 For each draw (seed 0, 1, ...) and class, the first ``shots`` pictures of a permutation of the training split are the
 training examples; the whole test split is the test. Pictures are squeezed to a square and not augmented. Only pictures
-that some draw uses, and the test split, are ever encoded.
+that some draw uses, and the test split, are ever encoded. Of pictures that cannot be decoded, where that is tolerated,
+those of the test split count as wrong answers, and a draw goes without those among its shots.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median, pstdev
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moe_bench.data.bad import Tolerance
 from moe_bench.data.digits import ensure_downstream
 from moe_bench.data.index import ShardIndex, open_split
 from moe_bench.data.loader import eval_loader
@@ -71,6 +73,7 @@ class Score:
     std: float
     l2: float  # the median over draws where each has its own
     protocol: Protocol
+    bad: int = 0  # pictures of the data set, among those drawn and the test split, that could not be decoded
 
 
 def open_sets(sources: Sequence[str], cache_dir: str | Path | None = None, progress: bool = True) -> list[ProbeSet]:
@@ -104,11 +107,18 @@ class Examples:
     train_y: Tensor
     test_x: Tensor
     test_y: Tensor
+    test_share: float  # of the test split that could be decoded
+    bad: int  # pictures that could not
 
     def support(self, labels: np.ndarray, shots: int, seed: int) -> tuple[Tensor, Tensor]:
         """The training examples of one draw: (n, D), (n,)."""
-        rows = torch.from_numpy(np.searchsorted(self.train_numbers, draw(labels, shots, seed)))
+        drawn = draw(labels, shots, seed)
+        rows = torch.from_numpy(np.searchsorted(self.train_numbers, drawn[np.isin(drawn, self.train_numbers)]))
         return self.train_x[rows], self.train_y[rows]
+
+    def accuracies(self, x: Tensor, y: Tensor, grid: Sequence[float]) -> Tensor:
+        """On the test split, by the training examples ``x`` and ``y``, for each λ: (L,)."""
+        return few_shot(x, y, self.test_x, self.test_y, grid) * self.test_share
 
 
 @dataclass(frozen=True)
@@ -122,20 +132,22 @@ class Reader:
     rank: int = 0
     world: int = 1
     collect: Callable[[Tensor], Tensor] = lambda rows: rows
+    tolerance: Tolerance | None = None  # of bad pictures; None: the first one is an error
 
     def examples(
         self, data: ProbeSet, protocol: Protocol, encode: Encoder, advance: Callable[[], None] = lambda: None
     ) -> Examples:
         labels, most = data.train.labels[:, 0], max(protocol.shots)
         drawn = np.unique(np.concatenate([draw(labels, most, seed) for seed in range(protocol.draws)]))
-        train_x, train_y = self._extract(data.train, drawn, protocol, encode, advance)
+        numbers, train_x, train_y = self._extract(data.train, drawn, protocol, encode, advance)
         every = np.arange(len(data.test))
-        test_x, test_y = self._extract(data.test, every, protocol, encode, advance)
-        return Examples(drawn, train_x, train_y, test_x, test_y)
+        tested, test_x, test_y = self._extract(data.test, every, protocol, encode, advance)
+        bad = len(drawn) - len(numbers) + len(every) - len(tested)
+        return Examples(numbers, train_x, train_y, test_x, test_y, len(tested) / len(every), bad)
 
     def _extract(
         self, index: ShardIndex, numbers: np.ndarray, protocol: Protocol, encode: Encoder, advance: Callable[[], None]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[np.ndarray, Tensor, Tensor]:
         loader = eval_loader(
             index,
             evaluation_share(numbers, self.batch, self.rank, self.world),
@@ -144,8 +156,12 @@ class Reader:
             squeeze=True,
             batch=self.batch,
             workers=self.workers,
+            tolerance=self.tolerance,
         )
-        return extract(encode, loader, self.device, advance, self.collect)
+        found, features, labels = extract(encode, loader, self.device, advance, self.collect)
+        if self.tolerance is not None:
+            self.tolerance.check(index, np.setdiff1d(numbers, found.numpy()).tolist())
+        return found.numpy(), features, labels
 
 
 def score(
@@ -159,17 +175,20 @@ def score(
     grid = (protocol.l2,) if protocol.policy == "fixed" else L2_GRID
     tables: dict[tuple[str, int], list[Tensor]] = {}  # accuracies (L,) of each draw
     chosen: dict[tuple[str, int], list[int]] = {}  # place in the grid for each draw, under heldout
+    bad: dict[str, int] = {}
     for data in sets:
         examples, labels = reader.examples(data, protocol, encode, advance), data.train.labels[:, 0]
+        bad[data.name] = examples.bad
         for shots in protocol.shots:
             supports = [examples.support(labels, shots, seed) for seed in range(protocol.draws)]
-            tables[data.name, shots] = [few_shot(x, y, examples.test_x, examples.test_y, grid) for x, y in supports]
+            tables[data.name, shots] = [examples.accuracies(x, y, grid) for x, y in supports]
             if protocol.policy == "heldout":
                 chosen[data.name, shots] = [grid.index(heldout(x, y)) for x, y in supports]
     for shots in protocol.shots if protocol.policy != "heldout" else ():
         ranked = torch.stack([row for (_, s), rows in tables.items() if s == shots for row in rows])
         chosen |= {key: [best_rank(ranked)] * protocol.draws for key in tables if key[1] == shots}
-    return [_score(key, rows, chosen[key], grid, protocol) for key, rows in tables.items()]
+    scores = (_score(key, rows, chosen[key], grid, protocol) for key, rows in tables.items())
+    return [replace(one, bad=bad[one.dataset]) for one in scores]
 
 
 def _score(

@@ -1,4 +1,7 @@
-"""Loss and prec@1 over a whole validation set, every picture once."""
+"""Loss and prec@1 over a whole validation set, every picture once.
+
+A picture that cannot be decoded, where that is tolerated, counts as a wrong answer and has no loss.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,18 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from moe_bench.errors import DataError
+from moe_bench.training.accounting import of_all_ranks
 from moe_bench.training.module import Batch, LitViT
 from moe_bench.training.objective import correct, losses, targets
 from moe_bench.training.periodic import Periodic, evaluating
 
 
 class Validation(Periodic):
-    """Measures val/loss, val/prec1 and val/count on the batches of ``loader()``.
+    """Measures val/loss, val/prec1 and val/count on the batches of ``loader()``; val/bad where there are bad pictures.
 
     ``size`` is the number of pictures; over all ranks exactly so many must have been counted. ``check`` is called
-    between batches and may raise to stop. Other callbacks get Lightning's ``on_validation_*`` hooks.
+    between batches and may raise to stop; ``judge`` is told the bad pictures of all ranks (see data/dataset.py) and may
+    raise too. Other callbacks get Lightning's ``on_validation_*`` hooks.
     """
 
     def __init__(
@@ -29,11 +34,13 @@ class Validation(Periodic):
         *,
         every: int = 0,
         check: Callable[[], None] | None = None,
+        judge: Callable[[list[list[int]]], None] = lambda rows: None,
     ) -> None:
         super().__init__(every)
         self.loader = loader
         self.size = size
         self.check = check or (lambda: None)
+        self.judge = judge
 
     def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         """
@@ -42,16 +49,23 @@ class Validation(Periodic):
         """
         assert isinstance(module, LitViT)
         total = torch.zeros(3, dtype=torch.float64, device=module.device)
+        bad: list[list[int]] = []
         _tell(trainer, "on_validation_start", module)
         with evaluating(module), trainer.precision_plugin.val_step_context():
             for number, batch in enumerate(self.loader()):
                 self.check()
+                bad += batch["bad"].tolist()
                 total += sums(module, trainer.strategy.batch_to_device(batch, module.device))
                 _tell(trainer, "on_validation_batch_end", module, None, batch, number)
         loss, right, count = trainer.strategy.reduce(total, reduce_op="sum").tolist()
-        if count != self.size:
-            raise DataError(f"validation counted {count:.0f} pictures of {self.size}: some were lost or counted twice")
-        return {"val/loss": loss / count, "val/prec1": right / count, "val/count": count}
+        bad = of_all_ranks(bad)
+        if count + len(bad) != self.size:
+            raise DataError(
+                f"validation counted {count + len(bad):.0f} pictures of {self.size}: some were lost or counted twice"
+            )
+        self.judge(bad)
+        figures = {"val/loss": loss / count, "val/prec1": right / self.size, "val/count": self.size}
+        return figures | ({"val/bad": len(bad)} if bad else {})
 
     def run(self, trainer: Trainer, module: LightningModule) -> None:
         super().run(trainer, module)

@@ -52,3 +52,15 @@ def write_shards(folder: Path, counts: Iterable[int], split: str = "train", clas
         paths.append(str(write_tar(path, members)))
         first += count
     return paths
+
+
+def write_damaged(
+    folder: Path, total: int, bad: dict[int, bytes], split: str = "train", per_shard: int = 4, classes: int = 5
+) -> list[str]:
+    """As ``write_shards``, of ``per_shard`` pictures each; those of ``bad`` have other bytes."""
+    paths = []
+    for number, first in enumerate(range(0, total, per_shard)):
+        here = range(first, min(first + per_shard, total))
+        members = [m for n in here for m in sample(f"k{n}", n % classes, bad.get(n, picture(n)))]
+        paths.append(str(write_tar(folder / f"{split}-{number:06d}.tar", members)))
+    return paths

@@ -6,17 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
+from moe_bench.data.bad import Tolerance
 from moe_bench.data.datamodule import ImageData
 from moe_bench.data.dataset import Batch
 from moe_bench.data.decode import Augmentation
 from moe_bench.data.index import ShardIndex, open_split
 from moe_bench.errors import ConfigError, DataError
-from tests.data.shards import write_shards
+from tests.data.shards import write_damaged, write_shards
 
 STEPS, BATCH = 9, 6
 
@@ -64,7 +66,8 @@ def fit(
 ) -> tuple[Diary, Trainer]:
     """One process of a run of STEPS steps, stopped at ``until``."""
     workers, resume = options.get("workers", 0), options.get("resume")
-    data = ImageData(train, val, image_size=8, steps=STEPS, batch=BATCH, device_batch=device_batch, workers=workers)
+    sizes: dict[str, Any] = {"image_size": 8, "steps": STEPS, "batch": BATCH, "device_batch": device_batch}
+    data = ImageData(train, val, **sizes, workers=workers, tolerance=options.get("tolerance", Tolerance()))
     diary = Diary()
     trainer = Trainer(
         accelerator="cpu",
@@ -140,18 +143,35 @@ def test_steps_use_the_same_pictures_at_any_size_of_micro_batch(
     assert sorted(epoch) == list(range(17))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_with_bad_pictures_resumes_exactly_and_counts_on(tmp_path: Path, val: ShardIndex, workers: int) -> None:
+    bad = {2: b"", 3: b"junk", 12: b"junk"}
+    train = open_split(write_damaged(tmp_path / "bad", 17, bad), progress=False)
+    settings: dict[str, Any] = {"tolerance": Tolerance(skip=True, limit=0.2), "workers": workers}
+    unbroken, whole = fit(tmp_path / "a", train, val, **settings)
+    first, _ = fit(tmp_path / "b", train, val, until=4, **settings)
+    second, resumed = fit(tmp_path / "c", train, val, resume=str(tmp_path / "b/step=4.ckpt"), **settings)
+    assert first.pages + second.pages == unbroken.pages
+    places = STEPS * BATCH
+    told = whole.datamodule.account.figures(places)  # type: ignore[attr-defined]
+    due = whole.datamodule.plan.pictures(np.arange(places)).tolist()  # type: ignore[attr-defined]
+    assert told["data/skipped"] == sum(due.count(one) for one in (2, 3, 12))
+    assert (told["data/distinct"], told["data/skipped/empty"], told["data/bad"]) == (14, due.count(2), 3)
+    assert resumed.datamodule.account.figures(places) == told  # type: ignore[attr-defined]
+
+
 def test_validation_counts_every_picture_once(tmp_path: Path, train: ShardIndex, val: ShardIndex) -> None:
     diary, _ = fit(tmp_path / "a", train, val, device_batch=3)
     sanity = 6  # Lightning tries two batches before it trains
     assert diary.seen[sanity:] == list(range(7))
 
 
-def test_the_state_is_the_step_and_the_identity_of_the_pictures(
+def test_the_state_is_the_step_the_identity_of_the_pictures_and_the_bad_ones(
     tmp_path: Path, train: ShardIndex, val: ShardIndex
 ) -> None:
     fit(tmp_path / "a", train, val, until=3)
     saved = torch.load(tmp_path / "a/step=2.ckpt", weights_only=True)
-    assert saved["ImageData"] == {"step": 2, "pictures": train.fingerprint}
+    assert saved["ImageData"] == {"step": 2, "pictures": train.fingerprint, "bad": []}
 
 
 def test_a_run_does_not_go_on_with_other_pictures(tmp_path: Path, train: ShardIndex, val: ShardIndex) -> None:

@@ -32,6 +32,7 @@ def test_a_batch_has_the_shapes_types_and_range_of_the_contract(tmp_path: Path) 
         "label": (torch.int64, (3, 1)),
         "valid": (torch.bool, (3,)),
         "index": (torch.int64, (3,)),
+        "bad": (torch.int64, (0, 3)),
     }
     assert -1 <= batch["image"].min() < batch["image"].max() <= 1
     assert batch["label"].tolist() == [[4], [0], [-1]]

@@ -24,6 +24,15 @@ def test_every_epoch_uses_every_picture_exactly_once(counts: list[int], seed: in
     assert sorted(sequence(Plan(counts, seed, window), epoch * total, (epoch + 1) * total)) == list(range(total))
 
 
+@given(counts_of_shards, st.integers(0, 99), st.integers(1, 100), st.integers(0, 3))
+def test_the_place_of_a_picture_in_an_epoch_is_found_backwards(
+    counts: list[int], seed: int, window: int, epoch: int
+) -> None:
+    plan, total = Plan(counts, seed, window), sum(counts)
+    offsets = plan.offsets(np.arange(total), epoch)
+    assert plan.pictures(epoch * total + offsets).tolist() == list(range(total))
+
+
 @settings(max_examples=50)
 @given(
     counts_of_shards,

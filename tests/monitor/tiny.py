@@ -13,7 +13,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.profilers import Profiler
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from moe_bench.config.schema import CapacityConfig, ModelConfig, RouterConfig, SparseRouterConfig
 from moe_bench.model import from_config
@@ -90,4 +90,8 @@ def fit(
 def part(data: Noise, batch: int, rank: int, ranks: int) -> DataLoader[dict[str, Tensor]]:
     """Of the batches of ``data``, those of a rank."""
     mine = [i for i in range(len(data)) if i // batch % ranks == rank]
-    return DataLoader(Subset(data, mine), batch)
+    return DataLoader(Subset(data, mine), batch, collate_fn=_with_no_bad_pictures)
+
+
+def _with_no_bad_pictures(pictures: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {**default_collate(pictures), "bad": torch.empty(0, 3, dtype=torch.int64)}

@@ -21,7 +21,8 @@ READER = Reader(image_size=8, batch=16, workers=0)
 
 
 def everything(index: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return extract(pixels, eval_loader(index, image_size=8, squeeze=True, batch=7, workers=0))
+    _, x, y = extract(pixels, eval_loader(index, image_size=8, squeeze=True, batch=7, workers=0))
+    return x, y
 
 
 def test_features_are_in_the_order_of_the_pictures_whatever_the_batches(sets: list[ProbeSet]) -> None:
@@ -30,7 +31,8 @@ def test_features_are_in_the_order_of_the_pictures_whatever_the_batches(sets: li
     assert x.shape == (60, 3 * 8 * 8)
     assert y.tolist() == index.labels[:, 0].tolist()
     backwards = eval_loader(index, np.arange(60)[::-1], image_size=8, squeeze=True, batch=32, workers=0)
-    again, labels = extract(pixels, backwards)
+    numbers, again, labels = extract(pixels, backwards)
+    assert numbers.tolist() == list(range(60))
     assert torch.equal(again, x)
     assert torch.equal(labels, y)
 
