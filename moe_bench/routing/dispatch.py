@@ -12,6 +12,7 @@ G groups, T tokens, E experts, C slots, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class Routing:
 
     token: Tensor  # (E, G·C) int64: the row of x, seen as (G·T, D), in each slot; G·T in an empty slot
     weight: Tensor  # (E, G·C): what the slot's output counts for its token; 0 in an empty slot
+    holders: tuple[Tensor, Tensor]  # all slots by the row of x in them, and where those of each row start: the way back
     holes: bool  # whether a slot may be empty
     affinity: Tensor  # (G, T, E), detached, by which slots were given
     gates: Tensor  # (G, T, E), detached, from which weights were taken
@@ -55,28 +57,23 @@ class Routing:
         token = token.transpose(0, 1).reshape(experts, -1)
         weights_by_expert = F.pad(weights.flatten(0, 1), (0, 0, 0, 1)).mT  # (E, G·T + 1), the last for empty slots
         weight = weights_by_expert.gather(-1, token)
-        return cls(token, weight, holes, affinity.detach(), weights.detach(), demand, mask, wishes)
+        row, slot = torch.sort(token.flatten(), stable=True)
+        starts = torch.searchsorted(row, torch.arange(groups * tokens + 1, device=row.device))
+        return cls(token, weight, (slot, starts), holes, affinity.detach(), weights.detach(), demand, mask, wishes)
 
     def dispatch(self, x: Tensor) -> Tensor:
         """The tokens ``x`` (G, T, D) in their slots (E, G·C, D); empty slots are zero. Same dtype."""
-        rows = x.flatten(0, 1)
-        if self.holes:
-            rows = F.pad(rows, (0, 0, 0, 1))
-        return rows.index_select(0, self.token.flatten()).view(*self.token.shape, -1)
+        return _Dispatch.apply(x.flatten(0, 1), self.token, *self.holders, self.holes)
 
     def combine(self, y: Tensor) -> Tensor:
         """The outputs ``y`` (E, G·C, D) weighted and added up for each token (G, T, D); 0 for a token in no slot.
 
         Weighted sums are made in float32 and returned in the dtype of ``y``. Each token fetches the slots that hold
-        it, in slot order, so the result is the same bit for bit from run to run.
+        it, in slot order, so the result is the same bit for bit from run to run. So are gradients of both verbs.
         """
-        groups, tokens, _ = self.affinity.shape
-        holder, slot = torch.sort(self.token.flatten(), stable=True)
-        starts = torch.searchsorted(holder, torch.arange(groups * tokens + 1, device=holder.device))
-        rows = wide(y).flatten(0, 1)
-        weights = self.weight.flatten().index_select(0, slot).to(rows.dtype)
-        sums = F.embedding_bag(slot, rows, starts, mode="sum", per_sample_weights=weights)
-        return sums[:-1].view(groups, tokens, -1).to(y.dtype)  # the last bag holds the empty slots
+        slot, starts = self.holders
+        weights = self.weight.flatten().index_select(0, slot)
+        return _collect(y.flatten(0, 1), slot, starts, weights).view(*self.affinity.shape[:2], -1)
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """The paper's dispatch and combine tensors, each (G, T, E, C). For reading and tests: they are large."""
@@ -97,6 +94,32 @@ class Routing:
     def stats(self, detail: bool = False) -> dict[str, Tensor]:
         """Telemetry: names and scalars, with ``detail`` some vectors too, without waiting for the device."""
         return self.tally(detail).figures(detail)
+
+
+class _Dispatch(torch.autograd.Function):
+    """Rows by index. Each fetches its own gradients from the slots, where torch would add them up in any order."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, token: Tensor, slot: Tensor, starts: Tensor, holes: bool) -> Tensor:
+        ctx.save_for_backward(slot, starts)
+        if holes:
+            rows = F.pad(rows, (0, 0, 0, 1))
+        return rows.index_select(0, token.flatten()).view(*token.shape, -1)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        """``slope`` (E, G·C, D), of the slots."""
+        return _collect(slope.flatten(0, 1), *ctx.saved_tensors), None, None, None, None
+
+
+def _collect(filled: Tensor, slot: Tensor, starts: Tensor, weights: Tensor | None = None) -> Tensor:
+    """For each row (G·T, D) the sum of the slots ``filled`` (E·G·C, D) that hold it; ``weights`` are in their order.
+
+    Summed in float32, returned in the dtype of ``filled``.
+    """
+    weights = None if weights is None else weights.to(wide(filled).dtype)
+    sums = F.embedding_bag(slot, wide(filled), starts, mode="sum", per_sample_weights=weights)
+    return sums[:-1].to(filled.dtype)  # the last holds the empty slots
 
 
 @dataclass(frozen=True, eq=False)

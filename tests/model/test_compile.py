@@ -19,6 +19,11 @@ OTHERS: dict[str, RouterConfig] = {
     "own": SparseRouterConfig(affinity="moe_bench.routing:sinkhorn"),
     "hash": ControlRouterConfig("hash"),
     "random": ControlRouterConfig("random"),
+    "sweeps": SparseRouterConfig(affinity="sparse", solver="sweeps", noise=0.0),
+    "dual": SparseRouterConfig(affinity="sparse", solver="dual", iterations=3, noise=0.0),
+    "sparse plan": SparseRouterConfig(affinity="sparse", combine="plan", iterations=3, noise=0.0),
+    "sinkhorn plan": SparseRouterConfig(affinity="sinkhorn", choice="token", combine="plan"),
+    "score": SparseRouterConfig(choice="token", priority="score"),
 }
 
 
