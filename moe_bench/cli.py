@@ -19,7 +19,7 @@ from moe_bench.config.groups import conf_dir, find_groups
 from moe_bench.config.problems import did_you_mean
 from moe_bench.errors import ConfigError
 from moe_bench.guard import guarded
-from moe_bench.ranks import find_rank
+from moe_bench.ranks import find_rank, refuse_to_repeat
 
 if TYPE_CHECKING:
     from moe_bench.config import Config
@@ -88,6 +88,8 @@ def train(args: argparse.Namespace) -> int:
     sys.argv[1:] = [*flags_of(args), *args.overrides]
 
     asked = plan(args)
+    if asked.is_sweep:
+        refuse_to_repeat()
     if asked.is_sweep and asked.external and not args.dry_run:
         return through_hydra(sys.argv[1:], args.config_dir)
     if asked.is_sweep or args.dry_run:

@@ -78,13 +78,28 @@ def find_rank(devices: int, nodes: int, environ: Mapping[str, str] | None = None
     if processes(env) > 1:
         return _of_slurm(env, devices, nodes)
     if nodes > 1:
-        raise ConfigError(
+        raise _refusal(
             f"runtime.nodes={nodes}: nothing here starts processes on other machines. Start moe-bench with "
             f"`srun --nodes {nodes} --ntasks-per-node {devices} moe-bench …`, or on each machine with "
             f"`torchrun --nnodes {nodes} --nproc-per-node {devices} --rdzv-backend c10d --rdzv-endpoint HOST:PORT "
             "-m moe_bench …`."
         )
     return Rank() if world == 1 else None
+
+
+def refuse_to_repeat() -> None:
+    """Raise ConfigError if this is one of several processes, each of which would do a sweep as a whole."""
+    if (started := processes()) > 1:
+        raise _refusal(
+            f"{started} processes were started to do the same sweep. Start it once: not by torchrun, and under SLURM "
+            "as one task, or with hydra/launcher=submitit_slurm where you log in. Each run gets processes of its own."
+        )
+
+
+def _refusal(text: str) -> ConfigError:
+    error = ConfigError(text)
+    error.everywhere = True
+    return error
 
 
 def processes(environ: Mapping[str, str] | None = None) -> int:
@@ -99,7 +114,7 @@ def _of_torchrun(env: Mapping[str, str], devices: int, nodes: int) -> Rank:
     started = int(env["WORLD_SIZE"])
     local = int(env.get("LOCAL_WORLD_SIZE", devices))
     if (started, local) != (devices * nodes, devices):
-        raise ConfigError(
+        raise _refusal(
             f"{started} processes were started, {local} on this machine, but runtime.devices={devices} × "
             f"runtime.nodes={nodes}. Type runtime.devices={local} runtime.nodes={started // local}."
         )
@@ -117,7 +132,7 @@ def _of_torchrun(env: Mapping[str, str], devices: int, nodes: int) -> Rank:
 def _of_slurm(env: Mapping[str, str], devices: int, nodes: int) -> Rank:
     started, on = int(env["SLURM_NTASKS"]), int(env.get("SLURM_NNODES", "1"))
     if (started, on) != (devices * nodes, nodes):
-        raise ConfigError(
+        raise _refusal(
             f"srun started {started} tasks on {on} machine(s), but runtime.devices={devices} × runtime.nodes={nodes}. "
             f"Type runtime.devices={started // on} runtime.nodes={on}, or srun --nodes {nodes} "
             f"--ntasks-per-node {devices}."

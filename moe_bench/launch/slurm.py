@@ -35,7 +35,8 @@ SCRIPT = """\
 
 checkpoint() {{ cat {checkpoint} 2>/dev/null; }}
 before=$(checkpoint)
-trap 'late=1; kill -TERM "$run"' USR1 # the time limit is near: srun passes the signal on, the run saves and stops
+# The time limit is near: the run is told, saves and stops. (A signal to srun itself would kill the run.)
+trap 'late=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 {srun} \\
   {command} &
 run=$!
@@ -76,7 +77,8 @@ def run(cells: Sequence[Cell], launcher: SlurmLauncher, dry_run: bool = False) -
         jobs.append(_submit(cell, launcher, behind, len(jobs), len(left)))
         say(f"[{cell.number}/{len(cells)}] {cell.label}: job {jobs[-1]}, it prints to {cell.beside('.log')}")
     if left:
-        say(f"\n{len(left)} jobs: `squeue --me` shows them, `moe-bench ls {left[0].folder.parent}` how far they are")
+        count = f"{len(left)} jobs" if len(left) > 1 else "1 job"
+        say(f"\n{count}: see `squeue --me`, and `moe-bench ls {left[0].folder.parent}` for how far the runs are")
     return 0
 
 

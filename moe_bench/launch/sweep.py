@@ -8,23 +8,17 @@ from moe_bench.errors import ConfigError
 from moe_bench.launch import local, slurm
 from moe_bench.launch.cells import find_cells
 from moe_bench.launch.outlook import listing, outlook
-from moe_bench.ranks import processes
 
 
 def run(plan: Plan, config_dir: str | None = None, dry_run: bool = False) -> int:
     """Start all runs of a plan that are not finished, or with ``dry_run`` list them; returns the exit code.
 
     Raises:
-        ConfigError: this process is one of several, each of which would start all runs; or the launcher cannot.
+        ConfigError: the launcher cannot.
         SweepError: if a run failed.
     """
     if plan.launcher is None:
         raise ConfigError("--dry-run lists the runs of hydra/sweeper=basic with moe-bench's own launchers only.")
-    if (started := processes()) > 1:
-        raise ConfigError(
-            f"{started} processes were started to do the same sweep. Start it once, without torchrun, and under SLURM "
-            "with one task or hydra/launcher=submitit_slurm: each run then gets processes of its own."
-        )
     cells = find_cells(plan, config_dir)
     if plan.repeated:
         local.say(f"{plan.repeated} of {plan.repeated + len(cells)} runs would repeat another one, and are left out")

@@ -1,0 +1,71 @@
+"""What is told before a sweep starts: how far its runs are, how long they may take, what they leave on the disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from moe_bench.config import load, run_id, science
+from moe_bench.config.sweep import plan
+from moe_bench.launch import sweep
+from moe_bench.launch.cells import Cell, find_cells
+from moe_bench.launch.outlook import checkpoint_bytes, outlook
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def grid(*words: str) -> list[Cell]:
+    return find_cells(plan(["router=soft", *words], multirun=True))
+
+
+def leave(words: list[str], file: str, content: dict[str, object]) -> None:
+    """A run folder with such a file."""
+    cfg = load(words)
+    folder = Path("runs", run_id(cfg))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps({"science": science(cfg)}))
+    (folder / file).write_text(json.dumps(content))
+
+
+FINISHED = {"router": "soft", "model": "tiny", "capacity": 1.0, "data": "digits", "steps": 600, "samples_seen": 76800}
+
+
+def test_time_is_unknown_until_a_run_like_these_is_finished() -> None:
+    assert "time: unknown" in outlook(grid("seed=1,2"), 1)
+
+
+def test_time_follows_from_finished_runs_and_from_what_is_left() -> None:
+    leave(["router=soft", "seed=1"], "summary.json", {**FINISHED, "time/train_s": 1200.0})  # 2 s a step
+    leave(["router=soft", "seed=2"], "status.json", {"state": "interrupted", "step": 300})
+    told = outlook(grid("seed=1,2,3"), 1)
+    assert "3 runs: 1 finished, 1 begun, 1 new" in told
+    assert "about 30 min of training" in told  # 300 + 600 steps
+    assert "15 min if as many at once" in outlook(grid("seed=1,2,3"), 2)
+    assert "not counted: 1 runs" in outlook(grid("seed=1,3", "capacity=1,2"), 1).replace("2 runs", "1 runs")
+
+
+def test_disk_is_what_the_checkpoints_hold() -> None:
+    one, several = grid("seed=1")[0], grid("seed=1", "recipe.checkpoint_every=100")[0]
+    assert checkpoint_bytes(several) == 2 * checkpoint_bytes(one)
+    plain = grid("seed=1", "recipe.optimizer=sgd")[0]
+    assert 3 * checkpoint_bytes(plain) == 2 * checkpoint_bytes(one)
+    assert "disk: about" in outlook([one], 1)
+
+
+def test_a_dry_run_lists_every_run_and_does_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    leave(["router=soft", "seed=1"], "summary.json", FINISHED)
+    assert sweep.run(plan(["router=soft", "seed=1,2"], multirun=True), dry_run=True) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.split()[:3] == ["1", "seed=1", "finished"]
+    assert second.split() == ["2", "seed=2", "new", f"runs/{run_id(load(['router=soft', 'seed=2']))}"]
+    assert len(list(Path("runs").iterdir())) == 1
+
+
+def test_a_dry_run_of_one_run_is_a_list_of_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep.run(plan(["router=soft"]), dry_run=True) == 0
+    assert capsys.readouterr().out.startswith("     1  soft-tiny-c1-digits-s0-")
