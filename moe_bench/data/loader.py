@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,7 @@ class BatchLoader(DataLoader[Batch]):
             collate_fn=_as_is,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else each start of the loader draws from the run's random numbers
+            worker_init_fn=_outlive_one_sigterm,
         )
         self._on_bad = on_bad
 
@@ -68,6 +71,22 @@ class BatchLoader(DataLoader[Batch]):
                 f"a data process died (pid {found[1]}), most often because memory ran out; "
                 "lower runtime.workers or runtime.device_batch"
             ) from error
+
+
+def _outlive_one_sigterm(_worker: int) -> None:
+    """Let a data process go on after its first SIGTERM, where torch's own handler ends it.
+
+    SLURM and containers send one to every process of a run, which needs its data processes for the step that it ends
+    and then stops them itself. The second ends one that is stuck: it is what torch and Python send.
+    """
+    received: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+
+    signal.signal(signal.SIGTERM, handle)
 
 
 def _as_is(batch: Any) -> Any:

@@ -40,8 +40,8 @@ trap 'late=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 {srun} \\
   {command} &
 run=$!
-wait "$run"; code=$?
-while kill -0 "$run" 2>/dev/null; do wait "$run"; code=$?; done # a signal ends a wait early
+code=138
+while [ "$code" = 138 ]; do wait "$run"; code=$?; done # 138: it was the wait that the signal ended
 if [ -n "$late" ] && [ "$code" = {stopped} ]; then
   if [ "$(checkpoint)" != "$before" ]; then
     scontrol requeue "$SLURM_JOB_ID"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from moe_bench.data.dataset import Batch, Pictures
+from moe_bench.data.dataset import Batch, Pictures, Request
 from moe_bench.data.decode import evaluation_transform
 from moe_bench.data.index import ShardIndex, open_split
 from moe_bench.data.loader import BatchLoader, InOrder, default_workers, eval_loader
@@ -75,6 +75,23 @@ def test_a_killed_worker_is_told_in_plain_words(index: ShardIndex, monkeypatch: 
     deadly = Deadly(index, evaluation_transform(8), 8)
     with pytest.raises(WorkerLostError, match=r"a data process died \(pid \d+\).*runtime\.workers"):
         list(BatchLoader(deadly, InOrder(np.arange(7), 2, 2), workers=1))
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_worker_outlives_one_sigterm_to_the_whole_run_and_no_more(index: ShardIndex, signals: int) -> None:
+    class Signalled(Pictures):
+        def __getitem__(self, requests: list[Request]) -> Batch:
+            if requests[0][0] < 2 * signals:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__getitem__(requests)  # type: ignore[return-value]
+
+    pictures = Signalled(index, evaluation_transform(8), 8)
+    loader = BatchLoader(pictures, InOrder(np.arange(7), 2, 2), workers=1)
+    if signals == 1:
+        assert len(list(loader)) == 4
+    else:
+        with pytest.raises(WorkerLostError):
+            list(loader)
 
 
 def test_starting_a_loader_draws_no_random_numbers_of_the_run(index: ShardIndex) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from moe_bench import cli
 from moe_bench.errors import ConfigError, RankError
 from moe_bench.launch import ranks
 from moe_bench.ranks import Rank, find_rank
@@ -148,7 +149,9 @@ def test_a_rank_finds_its_place_under_every_launcher() -> None:
     assert find_rank(2, 1, {}) is None
     assert find_rank(4, 2, TORCHRUN) == Rank(5, 1, 1, 8, "a", 7)
     assert find_rank(4, 2, SLURM) == Rank(5, 1, 1, 8, "node07", 15123)
-    assert find_rank(1, 1, SLURM) == Rank()  # eight runs at once, each for itself
+    batch_script = {key: value for key, value in SLURM.items() if key != "SLURM_STEP_ID"}
+    assert find_rank(1, 1, batch_script) == find_rank(1, 1, SLURM | {"SLURM_NTASKS": "1"}) == Rank()
+    assert find_rank(2, 1, batch_script) is None
 
 
 @pytest.mark.parametrize(
@@ -166,6 +169,7 @@ def test_ranks_meet_on_the_first_machine_of_a_slurm_job(nodes: str, first: str) 
     [
         (TORCHRUN, 1, 1, "runtime.devices=4 runtime.nodes=2"),
         (TORCHRUN, 8, 1, "runtime.devices=4 runtime.nodes=2"),
+        (SLURM, 1, 1, "8 tasks on 2 machine.*runtime.devices=1 .*runtime.devices=4 runtime.nodes=2"),
         (SLURM, 2, 1, "runtime.devices=4 runtime.nodes=2"),
         ({}, 4, 2, "srun --nodes 2 --ntasks-per-node 4"),
     ],
@@ -175,3 +179,23 @@ def test_another_number_of_processes_than_the_settings_say_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=told):
         find_rank(devices, nodes, environ)
+
+
+@pytest.mark.parametrize("environ", [TORCHRUN, SLURM], ids=["torchrun", "srun"])
+@pytest.mark.parametrize("launcher", ["local", "basic", "submitit_slurm"])
+def test_ranks_do_not_each_do_the_whole_sweep(
+    environ: dict[str, str], launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", {**os.environ, **environ})
+    with pytest.raises(ConfigError, match="8 processes were started to do the same sweep"):
+        cli.dispatch(["-m", "seed=1,2", f"hydra/launcher={launcher}"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rank", ["0", "5"])
+def test_a_refusal_that_all_ranks_share_is_told_once(rank: str) -> None:
+    command = [sys.executable, "-m", "moe_bench", "runtime.devices=2", "router=soft"]
+    done = subprocess.run(command, env={**os.environ, **SLURM, "SLURM_PROCID": rank}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert ("8 tasks" in done.stderr) == bool(done.stderr) == (rank == "0")
