@@ -130,6 +130,8 @@ def module(cfg: Config, at: Place, num_classes: int) -> LitViT:
             r.decay,
             r.head_decay,
             r.clip,
+            r.skip,
+            r.spike,
         ),
         num_classes=num_classes,
         loss=r.loss,

@@ -99,7 +99,7 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console, group
         console.print(header(facts, console.width), soft_wrap=True)
         try:
             fit.trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
-            summary = result.summary(cfg, at, found, costs, fit.measures)
+            summary = result.summary(cfg, at, found, costs, fit.measures) | module.figures()
             folder.finish(summary)
         except BaseException:
             fit.close(exit_code=1)

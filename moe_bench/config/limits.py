@@ -65,6 +65,8 @@ LIMITS: dict[str, Limit] = {
     "recipe.weight_decay": NATURAL,
     "recipe.head_decay": NATURAL,
     "recipe.clip": POSITIVE,
+    "recipe.skip": Limit("between 0 and 99", lambda v: 0 <= v < 100),
+    "recipe.spike": Limit("greater than 1", lambda v: v > 1),
     "recipe.warmup": NATURAL,
     "recipe.end_lr": NATURAL,
     "recipe.timescale": COUNT,

@@ -37,6 +37,14 @@ def schedule_fits_the_steps(cfg: Config) -> Iterator[Problem]:
         )
 
 
+def spikes_may_be_skipped(cfg: Config) -> Iterator[Problem]:
+    if cfg.recipe.spike is not None and not cfg.recipe.skip:
+        what = "no step may be left out, so the first spike would end the run"
+        yield Problem(
+            f"recipe.spike={show(cfg.recipe.spike)}", what, "recipe.skip=5 too", ("recipe.spike", "recipe.skip")
+        )
+
+
 def loss_fits_the_labels(cfg: Config) -> Iterator[Problem]:
     if cfg.data.labels == "multi" and cfg.recipe.loss == "softmax":
         what = "the softmax loss knows one label a picture, and data.labels=multi"
@@ -85,6 +93,7 @@ def probe_has_shots(cfg: Config) -> Iterator[Problem]:
 
 RUN_RULES = (
     schedule_fits_the_steps,
+    spikes_may_be_skipped,
     loss_fits_the_labels,
     data_is_named_once,
     patterns_are_bounded,

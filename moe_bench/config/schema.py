@@ -173,6 +173,8 @@ class RecipeConfig:
     decay: str = "kernels"  # one of DECAYS
     head_decay: float | None = None  # weight decay of the head's kernel; None: weight_decay
     clip: float | None = 1.0  # global gradient norm; None: no clipping
+    skip: int = 0  # bad steps of any 100 that may be left out: loss or gradient not finite, or a spike
+    spike: float | None = None  # times the median gradient norm of late; None: a finite one is never bad
     schedule: str = "cosine"  # one of SCHEDULES
     warmup: int | None = None  # steps; None: a twelfth of them, at most 10,000 (``config.load`` fills it in)
     end_lr: float = 1e-5  # linear and cosine

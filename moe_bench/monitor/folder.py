@@ -136,7 +136,14 @@ class RunFolder:
         state, code = outcome(error)
         said = f"exited with code {code}" if isinstance(error, SystemExit) else str(error)
         reason = " ".join(said.split()) or type(error).__name__
-        self.update(state=state, exit_code=code, reason=reason, ended=now())
+        self.update(state=state, exit_code=code, reason=reason, checkpoint=self._last_checkpoint(), ended=now())
+
+    def _last_checkpoint(self) -> str | None:
+        """The name of the newest checkpoint, as its pointer says."""
+        try:
+            return (self.checkpoints / "last").read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            return None
 
     def close(self) -> None:
         """Release the folder. Safe to call twice."""

@@ -6,7 +6,7 @@ continues bit for bit without any generator state in its checkpoints.
 
 from __future__ import annotations
 
-import math
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,9 @@ from moe_bench.training.objective import correct, losses, mixup, mixup_weight, t
 from moe_bench.training.optim import Schedule, learning_rate, make_optimizer, parameter_groups
 from moe_bench.training.randomness import begin_piece
 from moe_bench.training.store import MODEL_PREFIX, check_fits
+from moe_bench.training.watch import WINDOW, Watch
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 
@@ -43,10 +46,14 @@ class Optimization:
     decay: str = "kernels"
     head_decay: float | None = None
     clip: float | None = 1.0  # global gradient norm
+    skip: int = 0  # steps of any WINDOW that may be left out
+    spike: float | None = None  # times the usual gradient norm
 
 
 class LitViT(LightningModule):
     """Trains ``model``. Logs each step: train/loss, train/aux_loss, train/prec1, lr, grad_norm.
+
+    And train/skipped, how many steps were left out so far, where some may be.
 
     ``loss`` is "softmax" or "sigmoid"; ``mixup_alpha`` 0 is off; ``name`` says which run it is in error messages.
     """
@@ -72,6 +79,7 @@ class LitViT(LightningModule):
         self.name = name
         self.spread: Callable[[VisionTransformer], None] = lambda model: None  # lays the model out over the ranks
         self._sums: Tensor | None = None  # over the micro-batches of a step: loss, aux_loss, prec1, count
+        self._watch = Watch(optimization.skip, optimization.spike)
         self._biased = biased_routers(model)
         self._loads: Tensor | None = None  # (L, E) over the micro-batches of a step, where routers have a bias
 
@@ -118,7 +126,7 @@ class LitViT(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Measure the gradient, refuse to go on if it or the loss is not finite, clip.
+        """Measure the gradient; leave the step out, or refuse to go on, if it or the loss is not finite; clip.
 
         One read of device values a step; it is what lets a diverging run stop before its weights are spoilt.
         """
@@ -130,10 +138,15 @@ class LitViT(LightningModule):
         self._sums = None
         loss, aux_loss, prec1, grad_norm = torch.cat([means, norm.reshape(1)]).tolist()
         rate = optimizer.param_groups[0]["lr"]
-        self._refuse_if_diverged(loss + aux_loss, grad_norm, rate)
-        if self.optimization.clip is not None:
-            clip(parameters, self.optimization.clip, norm)
         figures = {"train/loss": loss, "train/aux_loss": aux_loss, "train/prec1": prec1, "lr": rate}
+        if (fault := self._watch.fault(loss + aux_loss, grad_norm)) is not None:
+            self._leave_out(optimizer, fault, f"lr={rate:.3g}, loss {loss:.4g}, gradient norm {grad_norm:.4g}")
+        else:
+            self._watch.take(grad_norm)
+            if self.optimization.clip is not None:
+                clip(parameters, self.optimization.clip, norm)
+        if self._watch.allowed:
+            figures["train/skipped"] = float(self._watch.skipped)
         # Lightning takes "step" for the number of the row; updates done, this one included.
         self.log_dict({"step": float(self.trainer.global_step + 1), **figures, "grad_norm": grad_norm})
 
@@ -144,25 +157,42 @@ class LitViT(LightningModule):
             rebalance(self._biased, self._loads)
             self._loads = None
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["watch"] = self._watch.state_dict()
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises CheckpointError, naming what differs, where Lightning would print every key."""
         ours = self.state_dict(keep_vars=True)
         check_fits({name: outline(value) for name, value in ours.items()}, checkpoint["state_dict"])
+        if "watch" in checkpoint:  # not yet, in older ones
+            self._watch.load_state_dict(checkpoint["watch"])
+
+    def figures(self) -> dict[str, int]:
+        """What a summary tells of training: how many steps were left out, where some might be."""
+        return {"steps/skipped": self._watch.skipped} if self._watch.allowed else {}
 
     def _piece(self, batch_idx: int) -> int:
         """The number of a micro-batch among those of its step on all ranks, in the order of their pictures."""
         pieces = self.trainer.accumulate_grad_batches
         return self.global_rank * pieces + batch_idx % pieces
 
-    def _refuse_if_diverged(self, loss: float, grad_norm: float, rate: float) -> None:
-        """All ranks see the same reduced numbers and so decide alike, before any of them has changed a weight."""
-        for what, value in (("loss", loss), ("gradient norm", grad_norm)):
-            if not math.isfinite(value):
-                raise DivergedError(
-                    f"{what} is {value} at step {self.trainer.global_step} ({self.name}, lr={rate:.3g}, "
-                    f"loss {loss:.4g}, gradient norm {grad_norm:.4g}). The weights were not updated. "
-                    "Try a lower recipe.lr, more recipe.warmup or a lower recipe.clip."
-                )
+    def _leave_out(self, optimizer: Optimizer | LightningOptimizer, fault: str, figures: str) -> None:
+        """Without gradients the optimiser changes neither weights nor moments. Or raise DivergedError.
+
+        All ranks see the same reduced numbers and so decide alike, before any of them has changed a weight.
+        """
+        optimizer.zero_grad()
+        self._loads = None
+        where = f"{fault} at step {self.trainer.global_step} ({self.name}, {figures})"
+        few = f"{self._watch.allowed} of {WINDOW} steps may be left out (recipe.skip)"
+        if self._watch.skip():
+            if self.trainer.is_global_zero:
+                log.warning("%s; the step is left out, number %d: %s", where, self._watch.skipped, few)
+            return
+        raise DivergedError(
+            f"{where}{f'; {few}' if self._watch.allowed else ''}. The weights were not updated. "
+            "Try a lower recipe.lr, more recipe.warmup or a lower recipe.clip."
+        )
 
 
 assert MODEL_PREFIX == "model."  # the attribute above; the store strips it

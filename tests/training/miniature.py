@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from lightning.pytorch import Callback
 from PIL import Image
 
 from moe_bench.config.schema import CapacityConfig, ModelConfig, RouterConfig, SparseRouterConfig
 from moe_bench.data.datamodule import ImageData
-from moe_bench.data.index import ShardIndex
-from moe_bench.data.make import Sample
+from moe_bench.data.index import ShardIndex, open_split
+from moe_bench.data.make import Origin, Sample, write_dataset
+from moe_bench.data.sources import split_of
 from moe_bench.model import from_config
 from moe_bench.monitor.folder import RunFolder
 from moe_bench.monitor.jsonl import JsonlLogger
@@ -85,6 +87,8 @@ def train(
     checkpoint_every: int = 0,
     lr: float = 1e-2,
     clip: float | None = 1.0,
+    skip: int = 0,
+    spike: float | None = None,
     loss: str = "softmax",
     mixup_alpha: float = 0.2,
     extra: Sequence[Callback] = (),
@@ -109,7 +113,7 @@ def train(
         image_size=SIZE, patch=4, width=16, depth=2, heads=2, mlp=16, experts=4, moe_blocks=[1], dropout=dropout
     )
     model = from_config(sizes, router, CapacityConfig(group_images=4), data.num_classes)
-    optimization = Optimization(Schedule("cosine", lr, steps, warmup=2), clip=clip)
+    optimization = Optimization(Schedule("cosine", lr, steps, warmup=2), clip=clip, skip=skip, spike=spike)
     module = LitViT(
         model, optimization, num_classes=CLASSES, loss=loss, mixup_alpha=mixup_alpha, name=f"router={router.name}"
     )
@@ -138,3 +142,23 @@ def train(
         except BaseException as error:
             ran.error = error
         return ran
+
+
+@pytest.fixture(scope="session")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+    folder = tmp_path_factory.mktemp("shards")
+    parts = {split: samples(count, seed=count) for split, count in (("train", 44), ("val", VAL))}
+    write_dataset(folder, "colours", Origin([str(c) for c in range(CLASSES)], parts), per_shard=16)
+    cache = tmp_path_factory.mktemp("cache")
+    train, val = (open_split(split_of(folder, name), cache_dir=cache, progress=False) for name in ("train", "val"))
+    return train, val
+
+
+@pytest.fixture
+def run(splits: Splits, tmp_path: Path) -> Run:
+    """``run(name, ...)`` trains in a folder of that name under the test's own."""
+
+    def fit(name: str = "run", **settings: Any) -> Ran:
+        return train(splits, tmp_path / name, **settings)
+
+    return fit
