@@ -18,8 +18,8 @@ ENOUGH = 10  # norms before one can be a spike
 class Watch:
     """Of any ``WINDOW`` steps in a row ``allowed`` may be left out.
 
-    ``spike``: a gradient norm of more than so many times the median of the good steps among them is bad; None: only what
-    is not finite.
+    ``spike``: a gradient norm of more than so many times the median of the good steps among them is bad; None: only
+    what is not finite.
     """
 
     def __init__(self, allowed: int = 0, spike: float | None = None) -> None:
