@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import re
 import shutil
 import stat
 import zlib
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from moe_bench.data.fetch import RemoteShard, filesystem, patiently, reason
 from moe_bench.data.sources import is_remote, shown
 from moe_bench.errors import ConfigError, DataError, MoeBenchError
 
@@ -29,7 +29,6 @@ CHUNK = 1 << 20  # bytes
 MAX_INFLATION = 100  # a .gz that grows more than this, and beyond 1 GiB, is a bomb and not pictures
 INFLATION_FLOOR = 1 << 30  # bytes
 CONNECTIONS = 16
-SOCKET_SECONDS = 60  # without a byte
 
 
 @dataclass(frozen=True)
@@ -119,37 +118,12 @@ def _find_one(location: str) -> Shard | None:
 
 
 def _find_remote(url: str) -> Shard | None:
-    files = _filesystem(url)
     try:
-        info = files.info(url)
-    except Exception as error:  # every storage library has its own kinds
-        cause = error.__cause__ or error  # fsspec says FileNotFoundError for whatever happens to a request
-        if isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410):
-            return None
-        raise DataError(f"{shown(url)} cannot be reached: {_reason(cause)}") from error
+        info = patiently(lambda: filesystem(url).info(url), url)
+    except FileNotFoundError:
+        return None
     stamp = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("Last-Modified")
     return Shard(url, info.get("size"), str(stamp))
-
-
-def _filesystem(url: str) -> Any:
-    """fsspec's view of the server. http has a limit for silence only: a big shard may take longer than any total."""
-    import fsspec
-
-    scheme = url.split("://")[0]
-    try:
-        if scheme in ("http", "https"):
-            import aiohttp
-
-            limit = aiohttp.ClientTimeout(total=None, sock_connect=SOCKET_SECONDS, sock_read=SOCKET_SECONDS)
-            return fsspec.filesystem(scheme, client_kwargs={"timeout": limit})
-        return fsspec.filesystem(scheme)
-    except ImportError as error:
-        raise ConfigError(f"{scheme}:// needs the cloud extra: pip install 'moe-bench[cloud]' ({error})") from error
-
-
-def _reason(error: BaseException) -> str:
-    text = re.sub(r"\w+://[^\s'\"]+", lambda url: shown(url[0]), str(error))
-    return f"{type(error).__name__}: {text}"
 
 
 def plain_path(shard: Shard, cache: Path) -> Path:
@@ -184,26 +158,23 @@ def materialise(shard: Shard, cache: Path) -> Path:
     except MoeBenchError:
         raise
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{shard.name} is damaged or cut short ({_reason(error)}); fetch it again") from error
-    except Exception as error:  # every storage library has its own kinds
+        raise DataError(f"{shard.name} is damaged or cut short ({reason(error)}); fetch it again") from error
+    except OSError as error:
         free = shutil.disk_usage(cache).free / 2**30
         raise DataError(
-            f"{shard.name} could not be copied to {cache} ({free:.1f} GiB free there): {_reason(error)}"
+            f"{shard.name} could not be copied to {cache} ({free:.1f} GiB free there): {reason(error)}"
         ) from error
     return target
 
 
-def _open(shard: Shard) -> IO[bytes]:
-    if not is_remote(shard.location):
-        return open(shard.location, "rb")
-    block = {"block_size": 0} if shard.location.startswith("http") else {}  # 0: one stream, no range requests
-    return _filesystem(shard.location).open(shard.location, "rb", **block)
+def _open(shard: Shard) -> IO[bytes] | RemoteShard:
+    return RemoteShard(shard.location, shard.size) if is_remote(shard.location) else open(shard.location, "rb")
 
 
 class _Counted:
     """Counts the bytes read from a stream, so that a connection that ends early is noticed."""
 
-    def __init__(self, source: IO[bytes]) -> None:
+    def __init__(self, source: IO[bytes] | RemoteShard) -> None:
         self.source, self.count, self.head = source, 0, b""
 
     def peek(self, size: int) -> bytes:
@@ -216,7 +187,7 @@ class _Counted:
         return data
 
 
-def _copy(source: IO[bytes], out: IO[bytes], shard: Shard) -> None:
+def _copy(source: IO[bytes] | RemoteShard, out: IO[bytes], shard: Shard) -> None:
     """Copies the stream, unpacked if it is gzip, whatever its name says."""
     counted = _Counted(source)
     packed = counted.peek(2) == b"\x1f\x8b"

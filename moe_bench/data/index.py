@@ -167,7 +167,12 @@ def _make(shard: Shard, *, cache: Path, reader: LabelReader, wait: bool) -> Reco
             done = _load(target, path)
             if done is not None:
                 return done
-            table = read_records(path, shard.name, reader)
+            try:
+                table = read_records(path, shard.name, reader)
+            except DataError:
+                if not shard.in_place:
+                    path.unlink()  # a copy of what was damaged: the next attempt fetches it again
+                raise
             _save(table, target)
             return table
     except Timeout:

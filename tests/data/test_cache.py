@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from moe_bench.data import cache as caching
+from moe_bench.data import fetch
 from moe_bench.data.cache import cache_folder, find, materialise, plain_path, replacing
 from moe_bench.data.index import open_split
 from moe_bench.errors import ConfigError, DataError
@@ -133,13 +134,15 @@ def test_a_connection_that_ends_early_is_an_error_and_leaves_nothing(
     name = Path(zipped(path) if packed else path).name
     url = f"{server.url}/{name}"  # type: ignore[attr-defined]
     monkeypatch.setattr(Handler, "cut", 100)
-    with pytest.raises(DataError, match=rf"{url} could not be copied .* not completed"):
+    monkeypatch.setattr(fetch, "FIRST_PAUSE_S", 0.001)
+    with pytest.raises(DataError, match=rf"{url} cannot be fetched: 6 attempts"):
         open_split(url.replace("//", "//me:secret@"), progress=False)
     assert leftovers(cache) == []
 
 
-def test_a_server_that_does_not_answer_is_told() -> None:
-    with pytest.raises(DataError, match=r"http://127\.0\.0\.1:9/a\.tar cannot be reached"):
+def test_a_server_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "FIRST_PAUSE_S", 0.001)
+    with pytest.raises(DataError, match=r"http://127\.0\.0\.1:9/a\.tar cannot be fetched: 6 attempts"):
         find(["http://me:secret@127.0.0.1:9/a.tar"])
 
 
