@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+Members = list[tuple[tarfile.TarInfo, bytes]]
+
 
 def picture(seed: int = 0, size: tuple[int, int] = (8, 8), mode: str = "RGB", form: str = "PNG") -> bytes:
     """An encoded picture of random pixels."""

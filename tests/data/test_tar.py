@@ -11,9 +11,7 @@ import pytest
 
 from moe_bench.data.tar import LabelReader, Records, read_records
 from moe_bench.errors import DataError, SecurityError
-from tests.data.shards import member, picture, sample, write_tar
-
-Members = list[tuple[tarfile.TarInfo, bytes]]
+from tests.data.shards import Members, member, picture, sample, write_tar
 
 
 def read(path: Path, reader: LabelReader | None = None) -> Records:
