@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -15,10 +13,9 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from moe_bench.config.groups import Groups, conf_dir, user_dirs
+from moe_bench.config.groups import CONFIG_NAME, Groups, conf_dir, user_dirs
 from moe_bench.config.problems import Problem
 
-CONFIG_NAME = "config"
 LAUNCHING = "hydra.launcher."
 """What a launcher's settings begin with."""
 
@@ -45,9 +42,8 @@ def compose_tree(
     launching = [o for o in overrides if o.key_or_group.startswith(LAUNCHING)]
     choices = [o for o in overrides if _is_for_hydra(o, groups) and o not in launching]
     values = [o for o in overrides if o not in choices and o not in launching]
-    paths = tuple(file for options in groups.values() for file in options.values())
     try:
-        files = _compose_files(tuple(str(o.input_line) for o in choices), config_dir, _stamps(paths))
+        files = _compose_files(tuple(str(o.input_line) for o in choices), config_dir, groups.stamps)
     except Exception as error:  # Hydra, OmegaConf and PyYAML each raise their own; any of them is the files' fault
         problems.append(Problem("the YAML files", _reason(error)))
         return None
@@ -60,11 +56,6 @@ def compose_tree(
 
 def _is_for_hydra(override: Override, groups: Groups) -> bool:
     return override.key_or_group in groups or override.is_hydra_override() or override.is_delete()
-
-
-def _stamps(files: Sequence[Path]) -> tuple[tuple[str, int], ...]:
-    """What the files are and when each was changed."""
-    return tuple((str(file), os.stat(file).st_mtime_ns) for file in (conf_dir() / f"{CONFIG_NAME}.yaml", *files))
 
 
 @dataclass(frozen=True)

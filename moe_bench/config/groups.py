@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 
 import moe_bench
 from moe_bench.errors import ConfigError
 
-Groups = dict[str, dict[str, Path]]
-"""Group name → option name → its file, as ``{"router": {"soft": .../router/soft.yaml}}``."""
+CONFIG_NAME = "config"
 
 CONF_VARIABLE = "MOE_BENCH_CONF"
 """Environment variable that names a folder of a user's own YAML."""
+
+
+class Groups(dict[str, dict[str, Path]]):
+    """Group name → option name → its file, as ``{"router": {"soft": .../router/soft.yaml}}``."""
+
+    @cached_property
+    def stamps(self) -> tuple[tuple[str, int], ...]:
+        """Our defaults and every option's file, and when each was changed: what a composition rests on."""
+        files = (file for options in self.values() for file in options.values())
+        return tuple((str(file), file.stat().st_mtime_ns) for file in (conf_dir() / f"{CONFIG_NAME}.yaml", *files))
 
 
 def conf_dir() -> Path:
@@ -37,7 +47,7 @@ def user_dirs(config_dir: str | None = None) -> list[Path]:
 
 def find_groups(config_dir: str | None = None) -> Groups:
     """Every option of every group, a user's own included; ours wins over one of the same name, as in Hydra."""
-    groups: Groups = {}
+    groups = Groups()
     for folder in [conf_dir(), *user_dirs(config_dir)]:
         for file in sorted(folder.rglob("*.yaml")):
             group = file.parent.relative_to(folder).as_posix()
