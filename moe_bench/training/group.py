@@ -107,13 +107,15 @@ def joined(rank: Rank, at: Place, timeout_s: float) -> Iterator[Group]:
         group.largest(0)  # gloo aborts where one rank leaves while another still talks
         dist.destroy_process_group()
     except Exception as error:
-        raise explained(error, rank, timeout_s) from error
+        if (loss := explained(error, rank, timeout_s)) is None:
+            raise
+        raise loss from error
 
 
-def explained(error: Exception, rank: Rank, timeout_s: float) -> Exception:
-    """The error to raise for ``error``: who was lost, where that is what it means."""
+def explained(error: Exception, rank: Rank, timeout_s: float) -> MoeBenchError | None:
+    """Who was lost, where that is what ``error`` means; else None."""
     if isinstance(error, MoeBenchError) or not _is_loss(error):
-        return error
+        return None
     if (line := ranks.line()) is not None:
         if _WAITED.search(str(error)):
             line.tell(waited_s=timeout_s)

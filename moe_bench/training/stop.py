@@ -34,7 +34,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.agree: Callable[[int], int] = int  # the largest of all ranks' numbers; see ``Group.largest``
-        self._told = 0  # signals that whoever started this rank has passed on
+        self._came = {"here": 0, "passed on": 0}  # signals of both ways: one to all processes comes in each
         self._before: dict[signal.Signals, Any] = {}
         self._pid = os.getpid()
 
@@ -68,19 +68,18 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a forked data worker: its parent tells it when to end
             return
-        if self.received is not None:
-            os._exit(EXIT_CODES[signal.Signals(number)])
-        self._receive(number)
+        self._receive(number, "here")
 
     def _hear(self, number: int) -> None:
-        """As ``_handle``, for a signal that was passed on; the first may be one that came here too."""
-        self._told += 1
-        if self._told > 1:
-            os._exit(EXIT_CODES[signal.Signals(number)])
-        if self.received is None:
-            self._receive(number)
+        """As ``_handle``, for a signal that was passed on by who started this rank."""
+        self._receive(number, "passed on")
 
-    def _receive(self, number: int) -> None:
+    def _receive(self, number: int, way: str) -> None:
+        self._came[way] += 1
+        if self._came[way] > 1:
+            os._exit(EXIT_CODES[signal.Signals(number)])
+        if self.received is not None:
+            return
         self.received = signal.Signals(number)
         if os.environ.get("LOCAL_RANK", "0") == "0":
             with suppress(OSError):  # a terminal that is gone

@@ -91,7 +91,7 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_step_and_saves_it(
 ) -> None:
     ended = Ended(tmp_path, fault=f"{event}:1:2")
     assert (ended.code, ended.left) == (code, [])
-    assert told_once(ended, "step 3 is saved, and the same command goes on from there")
+    assert told_once(ended, "step 2 is saved, and the same command goes on from there")
     assert (ended.status["state"], ended.status["exit_code"]) == (state, code)
     again = Ended(tmp_path, "runtime=fsdp")
     assert (again.code, again.steps()) == (0, [1, 2, 3, 4, 5, 6])

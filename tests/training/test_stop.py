@@ -98,3 +98,24 @@ def test_an_error_that_a_signal_caused_counts_as_the_signal() -> None:
 def test_an_error_without_a_signal_stays_itself() -> None:
     with pytest.raises(RuntimeError, match="by itself"), StopSignals():
         raise RuntimeError("by itself")
+
+
+@pytest.mark.parametrize("passed_on_first", [True, False])
+def test_a_signal_that_comes_both_directly_and_passed_on_is_one_signal(passed_on_first: bool) -> None:
+    def work() -> None:
+        with StopSignals() as signals:
+            ways = [lambda: signals._hear(signal.SIGTERM), lambda: os.kill(os.getpid(), signal.SIGTERM)]
+            for come in ways if passed_on_first else reversed(ways):
+                come()
+            os._exit(0 if signals.received is signal.SIGTERM else 1)
+
+    assert exit_code_of(work) == 0
+
+
+def test_a_second_signal_passed_on_exits_at_once() -> None:
+    def work() -> None:
+        with StopSignals() as signals:
+            signals._hear(signal.SIGINT)
+            signals._hear(signal.SIGTERM)
+
+    assert exit_code_of(work) == 143
