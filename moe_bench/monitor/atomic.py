@@ -65,6 +65,20 @@ def write_json(path: Path, value: Any) -> None:
         ) from error
 
 
+def make_writable(folder: Path) -> None:
+    """Make ``folder``, and write, sync and rename a file in it now rather than after hours of training.
+
+    Raises CheckpointError when the file system refuses.
+    """
+    try:
+        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
+    probe = folder / ".writable"
+    write_json(probe, {})
+    probe.unlink()
+
+
 def free_space(folder: Path) -> int | None:
     """Bytes that we may still write there; None where that cannot be told."""
     try:

@@ -21,7 +21,7 @@ from typing import Any
 
 from moe_bench.config.identity import difference
 from moe_bench.errors import CheckpointError, ConfigError
-from moe_bench.monitor.atomic import DISK_FULL, FOLDER_MODE, plain, read_json, shortage, write_json
+from moe_bench.monitor.atomic import DISK_FULL, FOLDER_MODE, make_writable, plain, read_json, shortage, write_json
 from moe_bench.monitor.environment import host, snapshot
 from moe_bench.monitor.lifecycle import BY_SIGNAL, Checkpoint, Start, begin, outcome, skip
 from moe_bench.monitor.lock import FolderLock, now
@@ -241,7 +241,7 @@ class RunFolder:
     def _begin(self, record: dict[str, Any], start: Start) -> None:
         self.rewind(start.step if start.checkpoint else -1, start.lengths)
         for folder in (self.checkpoints, self.routing):
-            folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            make_writable(folder)
         self.error_log.unlink(missing_ok=True)
         where, started = snapshot(), now()
         attempts = (read_json(self.run_json) or {}).get("attempts") or []
@@ -251,6 +251,7 @@ class RunFolder:
             "host": host(),
             "step": start.step,
             "git": where["git"],
+            "overrides": record.get("overrides"),
         }
         write_json(self.run_json, redact(plain({**record, **where, "attempts": [*attempts, attempt]})))
         self._status = {"run_id": self.path.name, "state": "running", "attempt": start.attempt, "step": start.step}

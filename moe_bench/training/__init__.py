@@ -5,7 +5,7 @@ optim.py       decay groups, schedules                 store.py       checkpoint
 module.py      LitViT: one step                        checkpoint.py  when they are written
 randomness.py  what is random in a step                stop.py        Ctrl-C and SIGTERM
 place.py       devices, precision, pieces of a batch   trainer.py     Lightning's trainer
-watch.py       which steps may change the weights
+watch.py       which steps may change the weights      background.py  writing while training goes on
 
 On several devices:
 

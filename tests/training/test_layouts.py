@@ -42,7 +42,8 @@ class SaveAndLeave(Callback):
         self.path = path
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        trainer.save_checkpoint(self.path, storage_options={"step": trainer.global_step})
+        manifest = {"step": trainer.global_step}
+        trainer.save_checkpoint(self.path, storage_options=lambda state, folder: store.write(state, folder, manifest))
         trainer.strategy.barrier()
         raise Interrupted("saved", 0)
 
