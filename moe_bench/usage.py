@@ -27,6 +27,7 @@ Examples
   moe-bench router.impl=my_package.my_module:MyRouter                a router of your own
   moe-bench --cfg job router=soft                                    print every setting, run nothing
   moe-bench report runs/                                             compare what is finished
+  moe-bench sync runs/                                               upload to W&B what was kept offline
 """
 
 TAIL = """\

@@ -7,25 +7,22 @@ The run's id there is its id here, so attempts of one run join. Importing this m
 from __future__ import annotations
 
 import importlib
-import netrc
-import os
-import socket
+import shlex
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from moe_bench.monitor.atomic import plain
 from moe_bench.monitor.secrets import redact
+from moe_bench.monitor.wandb_offline import mark_unfinished
+from moe_bench.monitor.wandb_server import choose_mode
 
-SERVER = "https://api.wandb.ai"
-REACH_S = 2.0
 INIT_S = 5.0
 FINISH_S = 30.0
 BARS = 512  # the most that W&B puts in a histogram
@@ -60,6 +57,7 @@ class WandbLogger(Logger):
         self._init = {"entity": entity, "group": group, "tags": list(tags)}
         self._say = say
         self._run: Any = None
+        self._files: Path | None = None
         self._over = False
 
     @property
@@ -101,10 +99,10 @@ class WandbLogger(Logger):
         """End the run there: ``summary`` becomes its summary, ``exit_code`` its state. Waits half a minute at most."""
         if summary is not None:
             self._safely(lambda: self._started().summary.update(redact(plain(dict(summary)))))
-        if self._run is not None:
-            run, self._run = self._run, None
-            if not _ends_in_time(lambda: self._safely(lambda: run.finish(exit_code))):
-                self._say(f"W&B did not take the rest within {FINISH_S:.0f} s; upload it later: {self._sync_command()}")
+        run, self._run = self._run, None
+        if run is not None and not _ends_in_time(lambda: self._safely(lambda: run.finish(exit_code))):
+            self._say(f"W&B did not take the rest within {FINISH_S:.0f} s; upload it later: {self._upload_command()}")
+            self._keep_for_later()
         self._over = True
 
     def _safely(self, act: Callable[[], Any]) -> None:
@@ -114,11 +112,19 @@ class WandbLogger(Logger):
         try:
             act()
         except Exception as error:
+            if self._over:  # ``close`` has stopped waiting for it, and told
+                return
             self.failures += 1
             self._over = True
-            reason = " ".join(str(redact(str(error))).split())[:200] or type(error).__name__
-            self._say(f"W&B is off for the rest of this run ({reason}). Nothing is lost: metrics.jsonl has every row.")
+            nothing_lost = "Nothing is lost: metrics.jsonl has every row."
+            self._say(f"W&B is off for the rest of this run ({_one_line(error)}). {nothing_lost}")
+            self._keep_for_later()
             _ends_in_time(_tear_down)
+
+    def _keep_for_later(self) -> None:
+        if self._files is not None:
+            with suppress(OSError):
+                mark_unfinished(self._files)
 
     def _started(self) -> Any:
         if self._run is None:
@@ -126,33 +132,47 @@ class WandbLogger(Logger):
         return self._run
 
     def _start(self) -> Any:
-        if not self._folder.is_dir():
-            raise FileNotFoundError(f"{self._folder} is gone")  # W&B would make it again
         wandb = importlib.import_module("wandb")
+        wandb.setup(settings=wandb.Settings(silent=True))  # also of what it says while it logs in
         mode, why = choose_mode(self._mode)
-        run = wandb.init(
+        try:
+            run = self._init_run(wandb, mode)
+        except wandb.Error as error:  # refused, or no answer in time
+            if mode != "online":
+                raise
+            _tear_down()  # its service still tries
+            mode, why = "offline", _one_line(error)
+            run = self._init_run(wandb, mode)
+        self._files = Path(run.dir)
+        run.define_metric("samples_seen", hidden=True)
+        run.define_metric("*", step_metric="samples_seen")
+        run.define_metric("val/prec1", step_metric="samples_seen", summary="max")
+        run.define_metric("val/loss", step_metric="samples_seen", summary="min")
+        upload = f"; to upload: {self._upload_command()}" if mode == "offline" else ""
+        self._say(f"W&B: {run.url}" if mode == "online" else f"W&B: {mode} ({why}){upload}")
+        return run
+
+    def _init_run(self, wandb: Any, mode: str) -> Any:
+        return wandb.init(
             project=self._project,
             id=self._folder.name,
             name=self._folder.name,
             dir=str(self._folder),
             config=self._config,
             mode=mode,
-            resume="allow" if mode == "online" else None,
+            resume="allow",  # kept in offline files too: without it the upload of an attempt replaces the one before
             reinit="create_new",
             job_type="train",
             settings=_settings(wandb),
             **self._init,
         )
-        run.define_metric("samples_seen", hidden=True)
-        run.define_metric("*", step_metric="samples_seen")
-        run.define_metric("val/prec1", step_metric="samples_seen", summary="max")
-        run.define_metric("val/loss", step_metric="samples_seen", summary="min")
-        upload = f"; to upload: {self._sync_command()}" if mode == "offline" else ""
-        self._say(f"W&B: {run.url}" if mode == "online" else f"W&B: {mode} ({why}){upload}")
-        return run
 
-    def _sync_command(self) -> str:
-        return f"wandb sync --append {self._folder}/wandb/offline-run-*"
+    def _upload_command(self) -> str:
+        return f"moe-bench sync {shlex.quote(str(self._folder))}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(redact(str(error))).split())[:200] or type(error).__name__
 
 
 def _ends_in_time(act: Callable[[], Any]) -> bool:
@@ -170,54 +190,13 @@ def _tear_down() -> None:
             wandb.teardown()
 
 
-def choose_mode(mode: str, environ: Mapping[str, str] | None = None) -> tuple[str, str]:
-    """("online", "offline" or "disabled", why). Asks nobody, and opens no connection unless a key is configured."""
-    variables = os.environ if environ is None else environ
-    server = variables.get("WANDB_BASE_URL") or SERVER
-    wanted = variables.get("WANDB_MODE", "") if mode == "auto" else mode
-    if wanted in ("offline", "disabled"):
-        return wanted, "as asked"
-    if not has_key(server, variables):
-        return "offline", f"no key for {urlsplit(server).hostname}"
-    if not _answers(server, variables):
-        return "offline", f"{urlsplit(server).hostname} does not answer"
-    return "online", ""
-
-
-def has_key(server: str, variables: Mapping[str, str]) -> bool:
-    """Whether a key is in the environment or in the user's netrc file."""
-    if variables.get("WANDB_API_KEY") or variables.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    home = Path(variables.get("HOME") or Path.home())
-    named = variables.get("NETRC")
-    for path in [Path(named)] if named else [home / ".netrc", home / "_netrc"]:
-        try:
-            found = netrc.netrc(str(path)).authenticators(urlsplit(server).hostname or "")
-        except (OSError, netrc.NetrcParseError):
-            continue
-        if found is not None:
-            return True
-    return False
-
-
-def _answers(server: str, variables: Mapping[str, str]) -> bool:
-    if any(variables.get(name) for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")):
-        return True  # a proxy stands between; W&B's own time limit decides
-    url = urlsplit(server)
-    try:
-        with socket.create_connection((url.hostname or "", url.port or (80 if url.scheme == "http" else 443)), REACH_S):
-            return True
-    except OSError:
-        return False
-
-
 def _settings(wandb: Any) -> Any:
     """Silent, and without the copy of the command line that could hold a password."""
     wanted = {
         "silent": True,
         "console": "off",
         "init_timeout": INIT_S,
-        "finish_timeout": FINISH_S,
+        "finish_timeout": 2 * FINISH_S,  # ours comes first, and tells
         "save_code": False,
         "disable_git": True,
         "x_disable_meta": True,

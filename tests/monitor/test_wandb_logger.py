@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from moe_bench.monitor.telemetry import RoutingTelemetry
-from moe_bench.monitor.wandb_logger import WandbLogger, choose_mode
+from moe_bench.monitor.wandb_logger import WandbLogger
+from moe_bench.monitor.wandb_server import choose_mode
 
 from .tiny import BATCH, fit
 
@@ -60,7 +61,7 @@ def test_a_run_without_a_key_is_kept_offline_in_its_folder_and_one_line_says_how
     assert time.monotonic() - started < 30
     assert wandb.failures == 0
     (line,) = said
-    assert line.startswith("W&B: offline (no key for api.wandb.ai); to upload: wandb sync")
+    assert line.startswith("W&B: offline (no key for api.wandb.ai); to upload: moe-bench sync")
     assert missing(tmp_path / "run-id", (b"samples_seen", b"train/loss", b"val/prec1", b"grid", b"soft")) == []
     files = [path for path in (tmp_path / "run-id").rglob("*") if path.is_file()]
     assert not any(b"canary" in path.read_bytes() for path in files)
