@@ -39,6 +39,9 @@ def test_the_ids_of_the_papers_grid_never_change() -> None:
         "runs_dir=/elsewhere",
         "force=true",
         "data.cache_dir=/tmp",
+        "data.on_error=skip",
+        "data.skip_limit=0.01",
+        "data.max_pixels=1000",
         "data.path=/elsewhere/digits",
         "probe.sets=[/elsewhere/digits]",
         "probe.every=50",
@@ -77,6 +80,10 @@ def test_where_and_how_it_runs_is_not_who_it_is(typed: str) -> None:
 )
 def test_what_changes_the_result_changes_the_id(typed: str) -> None:
     assert run_id(config.load([typed])) != run_id(config.load())
+
+
+def test_a_limit_of_pixels_is_part_of_a_run_that_skips_what_is_larger() -> None:
+    assert run_id(config.load(["data.on_error=skip", "data.max_pixels=1000"])) != run_id(config.load())
 
 
 @pytest.mark.parametrize("typed", ["capacity=2", "capacity.eval_factor=4", "capacity.group_images=4"])

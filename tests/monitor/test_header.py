@@ -151,6 +151,16 @@ def test_a_probe_stands_beside_what_raw_pixels_reach() -> None:
     assert "l2" not in text
 
 
+def test_the_pictures_of_training_are_told_to_the_last_one() -> None:
+    seen = {"data/seen": 76_800, "data/epochs": 1.536, "data/distinct": 49_998, "data/repeated": 26_802}
+    whole = " ".join(summary_view(SUMMARY | seen | {"data/skipped": 0}, FACTS.folder, []).plain.split())
+    assert "76,800 seen in 1.54 epochs · 49,998 different · 26,802 repeated · 0 skipped" in whole
+    bad = {"data/skipped": 3, "data/skipped/empty": 1, "data/skipped/too_large": 2, "data/bad": 2, "val/bad": 4}
+    told = summary_view(SUMMARY | seen | bad | {"probe/pets/bad": 5}, FACTS.folder, [])
+    skipped = " ".join(told.plain.split())
+    assert "3 skipped (1 empty, 2 too large; 2 bad pictures) · 4 of validation bad · 5 of pets bad" in skipped
+
+
 def test_a_summary_with_gaps_is_still_told() -> None:
     text = summary_view({"run_id": "x", "val/prec1": None}, "runs/x", [("moe-bench ls", "list")]).plain
     assert "–" in text

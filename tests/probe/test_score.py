@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from moe_bench.data.bad import Tolerance
+from moe_bench.data.index import open_split
 from moe_bench.data.loader import eval_loader
 from moe_bench.errors import ConfigError, DataError
 from moe_bench.probe.callback import figures, floor
@@ -143,3 +146,42 @@ def test_two_sets_of_one_name_are_refused(easy: Path, tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere"):
         open_sets([str(tmp_path / "nowhere")], tmp_path / "cache", progress=False)
+
+
+def broken(source: ProbeSet, folder: Path, train: set[int], test: set[int]) -> ProbeSet:
+    """A copy of a set in which pictures have another first byte."""
+    indexes = []
+    for index, bad in ((source.train, train), (source.test, test)):
+        for place, path in enumerate(index.paths):
+            data, first = bytearray(Path(path).read_bytes()), int(index.counts[:place].sum())
+            for number in range(first, first + int(index.counts[place])):
+                if number in bad:
+                    data[int(index.offsets[number])] ^= 1
+            (folder / Path(path).name).write_bytes(data)
+        names = [str(folder / Path(path).name) for path in index.paths]
+        indexes.append(open_split(names, cache_dir=folder / "cache", progress=False))
+    return ProbeSet(source.name, indexes[0], indexes[1])
+
+
+def test_a_bad_picture_of_the_test_split_is_a_wrong_answer_and_a_draw_goes_without_its_own(
+    sets: list[ProbeSet], tmp_path: Path
+) -> None:
+    drawn, lost = draw(sets[0].train.labels[:, 0], 5, 0), {3, 17}
+    damaged = broken(sets[0], tmp_path, {int(drawn[0])}, lost)
+    tolerant = replace(READER, tolerance=Tolerance(skip=True, limit=0.1))
+    (told,) = score([damaged], Protocol(shots=(5,), draws=1, l2=8.0), pixels, tolerant)
+    (x, y), (test_x, test_y) = everything(sets[0].train), everything(sets[0].test)
+    rows, kept = torch.from_numpy(drawn[1:]), [n for n in range(50) if n not in lost]
+    right = few_shot(x[rows], y[rows], test_x[kept], test_y[kept], [8.0]).item() * 48
+    assert told.accuracy == pytest.approx(right / 50)
+    assert told.bad == 3
+    assert figures([told], [told])["probe/easy/bad"] == 3
+    with pytest.raises(DataError, match=r"2 of 50 pictures cannot be decoded and data\.skip_limit=0\.03 allows 1"):
+        score(
+            [damaged],
+            Protocol(shots=(5,), draws=1),
+            pixels,
+            replace(READER, tolerance=Tolerance(skip=True, limit=0.03)),
+        )
+    with pytest.raises(DataError, match="is not a whole JPEG"):
+        score([damaged], Protocol(shots=(5,), draws=1), pixels, READER)
