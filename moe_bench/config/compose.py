@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from moe_bench.config.groups import CONFIG_NAME, Groups, conf_dir, user_dirs
 from moe_bench.config.problems import Problem
+from moe_bench.config.schema import LAUNCHERS
 
 LAUNCHING = "hydra.launcher."
 """What a launcher's settings begin with."""
@@ -50,7 +51,7 @@ def compose_tree(
     return replace(
         files.alone,
         tree=_quickly(files, values) or _put_on_top(_without_hydra(files.composed), values, problems),
-        launching=_launching(files.alone.launching, launching, problems),
+        launching=_launching(files.alone, launching, problems),
     )
 
 
@@ -123,10 +124,11 @@ def _quickly(files: Files, values: Sequence[Override]) -> dict[str, Any] | None:
     return tree or None
 
 
-def _launching(settings: dict[str, Any], values: Sequence[Override], problems: list[Problem]) -> dict[str, Any]:
-    if not values:
-        return settings
-    tree = _put_on_top(OmegaConf.create({"hydra": {"launcher": settings}}), values, problems)
+def _launching(alone: Composition, values: Sequence[Override], problems: list[Problem]) -> dict[str, Any]:
+    """The settings of one of our launchers with ``values`` among them; those of others are left to Hydra."""
+    if not values or alone.launcher not in LAUNCHERS:
+        return alone.launching
+    tree = _put_on_top(OmegaConf.create({"hydra": {"launcher": alone.launching}}), values, problems)
     found: dict[str, Any] = tree["hydra"]["launcher"]
     return found
 

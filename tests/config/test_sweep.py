@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from moe_bench.config.schema import LocalLauncher, SlurmLauncher
@@ -103,6 +105,15 @@ def test_a_launcher_has_one_value_for_each_of_its_settings_and_no_run_has_any() 
     }.items():
         with pytest.raises(ConfigError, match=told):
             plan(["seed=1,2", mistake], multirun=True)
+
+
+def test_the_settings_of_a_launcher_from_outside_are_left_to_hydra(tmp_path: Path) -> None:
+    file = tmp_path / "hydra" / "launcher" / "theirs.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("_target_: theirs.Launcher\nfolder: ${hydra.sweep.dir}/theirs\nminutes: 60\n")
+    asked = plan(["seed=1,2", "hydra/launcher=theirs", "hydra.launcher.minutes=5"], str(tmp_path), multirun=True)
+    assert asked.external
+    assert asked.cells == (("seed=1",), ("seed=2",))
 
 
 def test_a_launcher_without_a_sweep_is_no_silence() -> None:
