@@ -98,7 +98,7 @@ def _index(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from moe_bench.data.decode import MAX_PIXELS
     from moe_bench.data.progress import progress
-    from moe_bench.data.verify import faults
+    from moe_bench.data.verify import altered, faults
 
     found: list[str] = []
     pictures = 0
@@ -115,6 +115,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         raise DataError(
             f"{len(found):,} of {pictures:,} pictures are damaged; replace them and make their shards again"
         )
+    folder = Path(arguments.source[0]).expanduser()
+    if folder.is_dir() and (shards := list(altered(folder))):
+        raise DataError("\n".join([*shards, "every picture can be decoded, but fetch or make these shards again"]))
     print(f"all {pictures:,} pictures can be decoded")
     return 0
 

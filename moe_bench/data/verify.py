@@ -1,8 +1,13 @@
-"""Decode every picture of a split and tell of each that cannot be: a run meets them one at a time, when it is due."""
+"""Decode every picture of a split and tell of each that cannot be: a run meets them one at a time, when it is due.
+
+A label, or a picture, that is another one and still whole shows in the checksums of meta.json only.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +17,7 @@ from moe_bench.data.dataset import PictureReader, Request
 from moe_bench.data.decode import MAX_PIXELS, decode
 from moe_bench.data.index import ShardIndex
 from moe_bench.data.loader import BatchLoader, InOrder, default_workers
+from moe_bench.data.sources import declared_shards, read_meta
 from moe_bench.errors import MoeBenchError
 
 AT_ONCE = 64  # pictures
@@ -59,3 +65,13 @@ def faults(
         yield from (f"{index.name(picture)} {fault}" for picture, fault in found)
         advance(min(AT_ONCE, len(index) - done))
         done += AT_ONCE
+
+
+def altered(folder: Path) -> Iterator[str]:
+    """Each shard of a data set folder whose sha256 is not that of meta.json, where it has one."""
+    for name, entry in declared_shards(read_meta(folder)).items():
+        if "sha256" in entry:
+            with open(folder / name, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != (made := entry["sha256"]):
+                yield f"{folder / name} is not as it was made: sha256 {found[:12]}…, meta.json says {made[:12]}…"

@@ -57,6 +57,21 @@ def test_verify_decodes_every_picture_and_names_each_that_is_damaged(
     assert all("is not a whole JPEG, PNG or WebP picture: " in line for line in lines)
 
 
+def test_verify_finds_a_label_that_is_not_the_one_that_was_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "pets"
+    run(["make", "--folder", str(photos(tmp_path / "photos", {"cat": 4, "dog": 4})), "--out", str(out)])
+    assert run(["verify", str(out), "--workers", "0"]) == 0
+    shard = out / "train-000000.tar"
+    data = bytearray(shard.read_bytes())
+    label = (data.index(b".cls") // 512 + 1) * 512
+    data[label] ^= 1  # 0 to 1 or back
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match=r"train-000000\.tar is not as it was made: sha256"):
+        run(["verify", str(out), "--workers", "0"])
+
+
 def damage(shard: Path, picture: int) -> None:
     """Overwrite the middle of one picture with zeros."""
     index = open_split([str(shard)], progress=False)
