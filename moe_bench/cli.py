@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 VERBS = {
     "ls": ("list the runs and how far they are", "moe_bench.report.cli", ["ls"]),
     "report": ("tables over all finished runs", "moe_bench.report.cli", ["report"]),
+    "doctor": ("look at all that a run needs here", "moe_bench.doctor.cli", []),
     "sync": ("upload to W&B what runs kept offline", "moe_bench.report.sync", []),
     "shards": ("make, index or verify shards of pictures", "moe_bench.data.cli", []),
     "bench": ("time and memory of layers and routers", "moe_bench.bench.cli", []),

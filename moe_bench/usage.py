@@ -26,6 +26,7 @@ Examples
   moe-bench sweep=routers                                            all six routers at capacity 1 and 2
   moe-bench router.impl=my_package.my_module:MyRouter                a router of your own
   moe-bench --cfg job router=soft                                    print every setting, run nothing
+  moe-bench doctor data=shards data.path=DIR                         whether this machine has all that the run needs
   moe-bench report runs/                                             compare what is finished
   moe-bench sync runs/                                               upload to W&B what was kept offline
 """
