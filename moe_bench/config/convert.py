@@ -26,6 +26,11 @@ WRONG = object()
 """What stands for a value that could not be read."""
 
 
+MOST_SECTIONS = 1024
+_SECTIONS: dict[tuple[type, str, str], Any] = {}
+"""Sections without a problem, by what they were made from."""
+
+
 @dataclass
 class Conversion:
     """The state of one conversion: what was wrong so far, and which settings must not be judged further."""
@@ -71,6 +76,20 @@ def _router_tree(router: Any, typed: frozenset[str]) -> Any:
     return kept
 
 
+def _section_as_before(cls: type, tree: Any, place: str, conversion: Conversion) -> Any:
+    """As ``_section``; the runs of a grid have most of their sections in common, and share them."""
+    key = (cls, place, repr(tree))
+    if key not in _SECTIONS:
+        problems = len(conversion.problems)
+        section = _section(cls, tree, place, conversion)
+        if len(conversion.problems) > problems:
+            return section
+        if len(_SECTIONS) >= MOST_SECTIONS:
+            _SECTIONS.clear()
+        _SECTIONS[key] = section
+    return _SECTIONS[key]
+
+
 def _section(cls: type, tree: Any, place: str, conversion: Conversion) -> Any:
     """One dataclass from one dictionary. ``place`` is its dotted name, empty for the whole."""
     if not isinstance(tree, Mapping):
@@ -87,7 +106,7 @@ def _section(cls: type, tree: Any, place: str, conversion: Conversion) -> Any:
             router_class(tree[name] or {}) if here == "router" and isinstance(tree.get(name), Mapping) else hints[name]
         )
         if is_dataclass(kind):
-            values[name] = _section(kind, tree.get(name), here, conversion)
+            values[name] = _section_as_before(kind, tree.get(name), here, conversion)
         elif name in tree:
             value = _leaf(tree[name], kind, here, setting, conversion)
             if value is not WRONG:
