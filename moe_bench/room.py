@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
 from moe_bench.config import Config
 from moe_bench.data.loader import default_workers
-from moe_bench.errors import ConfigError
+from moe_bench.errors import ConfigError, MoeBenchError
 from moe_bench.model.cost import Cost
 from moe_bench.model.fit import Fit, fits
 from moe_bench.model.memory import FLOAT32
@@ -83,3 +88,26 @@ def workers(cfg: Config, at: Place) -> int | None:
     if cfg.runtime.workers is None and at.devices > 1:
         return default_workers(at.devices)
     return cfg.runtime.workers
+
+
+@contextmanager
+def explaining_shortage(cfg: Config, costs: Cost, pieces: int) -> Iterator[None]:
+    """Tell memory that ran out inside as what it is, with the numbers that it depends on and what to type."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_shortage(error):
+            raise
+        group = max(1, costs.group_images)
+        fewer = [n for n in range(group, pieces, group) if pieces % n == 0]
+        lower = f"Type runtime.device_batch={fewer[-1]}" if fewer else "Use fewer experts (model.experts)"
+        routed = f", {cfg.model.experts} experts × {costs.slots_per_expert} slots" if costs.slots_per_expert else ""
+        raise MoeBenchError(
+            f"memory ran out: {costs.params_total:,} parameters, {pieces} pictures at once, groups of "
+            f"{costs.tokens_per_group} tokens{routed}. {lower}, or use a larger machine; the "
+            "run goes on from its last checkpoint."
+        ) from error
+
+
+def _is_shortage(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

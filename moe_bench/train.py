@@ -98,7 +98,8 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console, group
         facts = result.facts(cfg, at, found, costs, pieces, note=start.note, folder=str(folder.path), about_s=about_s)
         console.print(header(facts, console.width), soft_wrap=True)
         try:
-            fit.trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
+            with room.explaining_shortage(cfg, costs, pieces):
+                fit.trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
             summary = result.summary(cfg, at, found, costs, fit.measures) | module.figures()
             folder.finish(summary)
         except BaseException:
