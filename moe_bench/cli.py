@@ -33,6 +33,7 @@ VERBS = {
     "shards": ("make, index or verify shards of pictures", "moe_bench.data.cli", []),
     "bench": ("time and memory of layers and routers", "moe_bench.bench.cli", []),
     "explain": ("draw what each router does with the same pictures", "moe_bench.explain.cli", []),
+    "export": ("write a finished run's weights as one safetensors file", "moe_bench.export", []),
     "probe": ("probe a finished run on more data", "moe_bench.probe.cli", []),
 }
 """Verb → what it is for, the module whose ``run(argv)`` does it, and the words that it reads before the user's."""

@@ -12,6 +12,8 @@ from moe_bench.config.plugins import blaming_own_code
 from moe_bench.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from moe_bench.config import Config
     from moe_bench.model import VisionTransformer
     from moe_bench.probe.score import Protocol, Score
@@ -66,16 +68,23 @@ def _probe(args: argparse.Namespace, config: Config) -> int:
 
 def load_model(run: Path, config: Config) -> tuple[VisionTransformer, int]:
     """The model of a run with the weights of its newest checkpoint, and their step."""
-    from moe_bench.model import from_config
-    from moe_bench.training.store import check_fits, load_weights
+    from moe_bench.training.store import load_weights
 
     weights, manifest = load_weights(run)
+    return model_of(weights, config, run), int(manifest["step"])
+
+
+def model_of(weights: dict[str, Tensor], config: Config, run: Path) -> VisionTransformer:
+    """The model of ``run`` with these weights. Raises CheckpointError if they are of another one."""
+    from moe_bench.model import from_config
+    from moe_bench.training.store import check_fits
+
     if "head.bias" not in weights:
         raise CheckpointError(f"the checkpoint in {run} has no head.bias; it is not of this program's models")
     model = from_config(config.model, config.router, config.capacity, num_classes=len(weights["head.bias"]))
     check_fits(model.state_dict(), weights)
     model.load_state_dict(weights)
-    return model, int(manifest["step"])
+    return model
 
 
 def table(scores: list[Score], floors: list[Score], protocol: Protocol, step: int) -> str:

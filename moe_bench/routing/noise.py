@@ -31,15 +31,15 @@ def normal_like(x: Tensor, place: Tensor | None) -> Tensor:
     wanted = x[0].numel()
     groups = torch.arange(x.shape[0], device=x.device).unsqueeze(1) * GROUP_STRIDE
     words = _stirred(place + groups + torch.arange(-(-wanted // 2), device=x.device))  # (G, pairs)
-    radius = (-2 * ((((words >> 32) & _LOW) + 1).float() / (_LOW + 1)).log()).sqrt()
-    angle = (words & _LOW).float() * (2 * math.pi / (_LOW + 1))
-    pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)  # (G, pairs, 2)
+    radius = ((words >> 32) & _LOW).add_(1).float().div_(_LOW + 1).log_().mul_(-2).sqrt_()
+    angle = words.bitwise_and_(_LOW).float().mul_(2 * math.pi / (_LOW + 1))
+    pairs = torch.stack([angle.cos().mul_(radius), angle.sin().mul_(radius)], -1)  # (G, pairs, 2)
     return pairs.flatten(1)[:, :wanted].view_as(x).to(x.dtype)
 
 
 def _stirred(counters: Tensor) -> Tensor:
-    """64 random bits for each counter. Arithmetic is modulo 2⁶⁴, as int64 wraps; shifts are logical."""
-    words = counters * _WEYL
+    """64 random bits for each counter, in place. Arithmetic is modulo 2⁶⁴, as int64 wraps; shifts are logical."""
+    words = counters.mul_(_WEYL)
     for shift, factor in _MIX:
-        words = (words ^ ((words >> shift) & ((1 << (64 - shift)) - 1))) * factor
+        words = words.bitwise_xor_((words >> shift).bitwise_and_((1 << (64 - shift)) - 1)).mul_(factor)
     return words

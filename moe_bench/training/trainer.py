@@ -73,6 +73,7 @@ def _quiet() -> None:
         "You're resuming from a checkpoint that ended before the epoch",  # exact, see the data module
         "You passed in a `val_dataloader` but have no `validation_step`",  # see validation.py
         "does not have many workers",
+        "FSDP2-wrapped module .* returned a view",  # nothing here writes into what a unit returns
         "torch.distributed.nn.functional.all_gather is deprecated",  # in Lightning
         "The `srun` command is available",  # ranks are started as the user says, see ranks.py
         "The number of training batches",

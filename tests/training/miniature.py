@@ -97,6 +97,8 @@ def train(
     devices: int = 1,
     strategy: str = "auto",
     expert_parallel: int = 1,
+    precision: str = "32",
+    experts: int = 4,
     group: Alone = Alone(),  # noqa: B008 (it has no state)
 ) -> Ran:
     """Train in ``folder``, resuming what is there. ``extra`` and ``last``: callbacks before and after our own.
@@ -110,7 +112,7 @@ def train(
     torch.manual_seed(1)
     # Dropout and routing noise on: what is random in a step must be resumed as well.
     sizes = ModelConfig(
-        image_size=SIZE, patch=4, width=16, depth=2, heads=2, mlp=16, experts=4, moe_blocks=[1], dropout=dropout
+        image_size=SIZE, patch=4, width=16, depth=2, heads=2, mlp=16, experts=experts, moe_blocks=[1], dropout=dropout
     )
     model = from_config(sizes, router, CapacityConfig(group_images=4), data.num_classes)
     optimization = Optimization(Schedule("cosine", lr, steps, warmup=2), clip=clip, skip=skip, spike=spike)
@@ -125,7 +127,7 @@ def train(
         )
         signals.agree = group.largest
         validation.check = signals.check
-        at = resolve("cpu", devices, strategy=strategy, expert_parallel=expert_parallel)
+        at = resolve("cpu", devices, 1, strategy, precision, expert_parallel)
         module.spread = partial(spread, at=at)
         trainer = make_trainer(
             at,

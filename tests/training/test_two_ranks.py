@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,32 @@ def learn_together(group: Group, folder: Path, splits: Splits, layout: str) -> N
     learn(folder, splits, devices=group.rank.world, group=group, **LAYOUTS[layout])
 
 
+class Dtypes(Callback):
+    """In which precision parameters are computed with, by name."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, str] = {}
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        for name, part in pl_module.model.blocks[1].named_modules():
+            part.register_forward_pre_hook(partial(self._keep, name))
+
+    def _keep(self, name: str, part: torch.nn.Module, args: Any) -> None:
+        inside = part.named_parameters(name)  # what lies deeper is gathered later, and then told again
+        self.seen |= {name: str(value.dtype).removeprefix("torch.") for name, value in inside}
+
+
+def learn_in_halves(group: Group, folder: Path, splits: Splits) -> dict[str, str]:
+    """In bfloat16 under DDP and FSDP, and FSDP with experts that do not divide among the ranks."""
+    common: dict[str, Any] = {"pieces": 2, "steps": 4, "devices": group.rank.world, "group": group}
+    dtypes = Dtypes()
+    for strategy, extra in (("ddp", []), ("fsdp", [dtypes])):
+        settings = {"strategy": strategy, "precision": "bf16", "extra": extra, **common}
+        assert train(splits, folder / strategy, router=ROUTERS["sinkhorn_ec"], **settings).error is None
+    assert train(splits, folder / "three", strategy="fsdp", experts=3, **common).error is None
+    return dtypes.seen
+
+
 def rows(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{name: value for name, value in json.loads(line).items() if name != "time"} for line in lines]
@@ -90,3 +117,18 @@ def test_losses_norms_and_metrics_of_every_router_are_those_of_one_process(
         assert [sorted(row) for row in together] == [sorted(row) for row in expected]
         for row, other in zip(together, expected):
             assert row == pytest.approx(other, rel=1e-5, abs=1e-5), (name, row["step"])
+
+
+@pytest.mark.slow
+def test_half_precision_is_the_same_sharded_and_never_a_routers(splits: Splits, tmp_path: Path) -> None:
+    dtypes, _ = on_two_ranks(learn_in_halves, tmp_path, splits)
+    halves = {name for name, dtype in dtypes.items() if dtype == "bfloat16"}
+    assert {name.split(".")[0] for name in halves} == {"attn", "mlp"}
+    assert {"mlp.experts.w1", "mlp.experts.w2"} < halves
+    assert {dtypes[name] for name in ("mlp.router.gate.weight", "norm1.weight", "norm2.bias")} == {"float32"}
+    for row, other in zip(rows(tmp_path / "fsdp"), rows(tmp_path / "ddp"), strict=True):
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-4), row["step"]
+
+    assert train(splits, tmp_path / "alone", pieces=2, steps=4, experts=3).error is None
+    for row, other in zip(rows(tmp_path / "three"), rows(tmp_path / "alone"), strict=True):
+        assert row == pytest.approx(other, rel=1e-5, abs=1e-5), row["step"]
