@@ -10,7 +10,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from moe_bench.config.limits import LIMITS
+from moe_bench.config.limits import LIMITS, PRINTABLE
 from moe_bench.config.plugins import ROUTERS, declared, is_own_affinity
 from moe_bench.config.problems import Problem, did_you_mean, show
 from moe_bench.config.schema import ROUTER_KINDS, WORDS, Config, Launcher, RouterConfig, SparseRouterConfig
@@ -153,8 +153,8 @@ def _leaf(value: Any, kind: Any, place: str, setting: Field[Any], conversion: Co
         own = ", or package.module:function of your own" if place == "router.affinity" else ""
         conversion.add(Problem(f"{place}={show(value)}", f"{place} is one of: {', '.join(words)}{own}", remedy), place)
         return WRONG
-    limit = LIMITS.get(place)
-    if limit and not all(map(limit.holds, converted if isinstance(converted, list) else [converted])):
+    limit = LIMITS.get(place, PRINTABLE)
+    if not all(map(limit.holds, converted if isinstance(converted, list) else [converted])):
         remedy = _example(place, value, kind, default)
         conversion.add(Problem(f"{place}={show(value)}", f"{place} must be {limit.text}", remedy), place)
         return WRONG

@@ -1,4 +1,4 @@
-"""What numbers a setting may have, one by one; how settings fit together is for the rules."""
+"""What values a setting may have, one by one; how settings fit together is for the rules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Limit:
-    """A condition on one number (on each, in a list) and the words for it."""
+    """A condition on one value (on each, in a list) and the words for it."""
 
     text: str
     holds: Callable[[Any], bool]
@@ -20,8 +20,11 @@ NATURAL = Limit("at least 0", lambda v: v >= 0)
 POSITIVE = Limit("greater than 0", lambda v: v > 0)
 SHARE = Limit("greater than 0 and at most 1", lambda v: 0 < v <= 1)
 DROPPED = Limit("at least 0 and less than 1", lambda v: 0 <= v < 1)
+PRINTABLE = Limit("text that can be printed", lambda v: not isinstance(v, str) or v.isprintable())
+"""Of every setting without a limit of its own: what is shown later cannot write over a terminal."""
 
 LIMITS: dict[str, Limit] = {
+    "runs_dir": Limit("the path of a folder", lambda v: bool(v.strip()) and v.isprintable()),
     "seed": Limit("between 0 and 4294967295 (2^32 - 1)", lambda v: 0 <= v < 2**32),
     "router.k": COUNT,
     "router.noise": NATURAL,

@@ -65,6 +65,9 @@ def test_an_unknown_setting_is_refused_however_it_is_forced(typed: str) -> None:
         ("data.path=${nowhere}", "data.path=${nowhere}"),
         ("router=[soft,dense]", "there is no setting router."),
         ("router.kk=\x1b[31m", "cannot be read"),
+        ('data.name="\x1b[31mred"', "data.name must be text that can be printed"),
+        ('probe.sets=["a\x1b[31m"]', "probe.sets must be text that can be printed"),
+        ("runs_dir=", "runs_dir must be the path of a folder"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(typed: str, said: str) -> None:
