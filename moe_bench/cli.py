@@ -20,6 +20,7 @@ from moe_bench.config.problems import did_you_mean
 from moe_bench.errors import ConfigError
 from moe_bench.guard import guarded
 from moe_bench.ranks import find_rank, refuse_to_repeat
+from moe_bench.secrets import redact
 
 if TYPE_CHECKING:
     from moe_bench.config import Config
@@ -152,7 +153,7 @@ def show_settings(args: argparse.Namespace) -> None:
                 f"there is no setting {args.package!r} to show: --package is one of {', '.join(to_dict(config))}"
             )
     print(f"# {run_folder(config)}")
-    print(OmegaConf.to_yaml(tree).rstrip() if OmegaConf.is_config(tree) else tree)
+    print(redact(OmegaConf.to_yaml(tree).rstrip() if OmegaConf.is_config(tree) else tree))
 
 
 def through_hydra(words: list[str], config_dir: str | None) -> int:

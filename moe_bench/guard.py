@@ -13,6 +13,7 @@ from types import FrameType
 
 from moe_bench import interrupt, ranks
 from moe_bench.errors import EXIT_SIGINT, MoeBenchError, OwnCodeError
+from moe_bench.secrets import redact
 
 DEBUG_VARIABLE = "MOE_BENCH_DEBUG"
 """Environment variable: 1 prints tracebacks."""
@@ -50,6 +51,7 @@ def guarded(action: Callable[[], int], folder: Path | None = None) -> int:
 
 def _end(message: str, code: int, everywhere: bool = False) -> int:
     """Tell ``message``, once: a rank hands it to the process that started it, which hears all of them."""
+    message = redact(message)
     rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0")
     if (line := ranks.line()) is not None:
         line.tell(end=code, message=message)
@@ -86,7 +88,7 @@ def _is_of(frame: FrameType, package: str) -> bool:
 
 def _print_traceback_if_asked() -> None:
     if os.environ.get(DEBUG_VARIABLE) == "1":
-        traceback.print_exc()
+        print(redact(traceback.format_exc()), file=sys.stderr)
 
 
 def _keep_traceback(folder: Path | None) -> Path:
@@ -95,5 +97,5 @@ def _keep_traceback(folder: Path | None) -> Path:
     if folder is None or not folder.is_dir():
         folder = Path(tempfile.mkdtemp(prefix="moe-bench-"))
     file = folder / name
-    file.write_text(traceback.format_exc(), encoding="utf-8")
+    file.write_text(redact(traceback.format_exc()), encoding="utf-8")
     return file

@@ -73,13 +73,18 @@ def data_name(data: DataConfig) -> str:
     first = data.train[0] if isinstance(data.train, list) and data.train else data.train
     if data.path:
         return folder_name(data.path)
-    return PurePosixPath(str(first)).parent.name or "data"
+    return PurePosixPath(_without_secrets(str(first))).parent.name or "data"
 
 
 def shard_names(source: str | list[str]) -> list[str]:
     """What shards or their patterns are called, wherever they lie: other shards are other data."""
     sources = source if isinstance(source, list) else [source]
-    return [folder_name(s.partition("?")[0] if "://" in s else s) for s in sources]  # a URL's query may hold a key
+    return [folder_name(_without_secrets(s)) for s in sources]
+
+
+def _without_secrets(shard: str) -> str:
+    """A URL without the query, which may hold a key, and without the login before its host."""
+    return re.sub(r"://[^/]*@", "://", shard.partition("?")[0]) if "://" in shard else shard
 
 
 def folder_name(path: str) -> str:

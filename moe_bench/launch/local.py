@@ -25,6 +25,7 @@ from moe_bench.launch.share import shares
 from moe_bench.monitor.atomic import FOLDER_MODE
 from moe_bench.monitor.lock import now
 from moe_bench.monitor.units import duration
+from moe_bench.secrets import redact
 
 POLL_S = 0.05
 GRACE_S = 120.0
@@ -189,7 +190,7 @@ def _passed_on(pool: Pool) -> Iterator[None]:
 def say(text: str) -> None:
     """Print, where somebody still reads: a sweep goes on without its terminal."""
     with suppress(OSError):
-        print(text, flush=True)
+        print(redact(text), flush=True)
 
 
 def _open_log(path: Path, started: str) -> int:

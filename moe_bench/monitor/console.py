@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 
+from moe_bench.secrets import redact
+
 PIPE_COLUMNS = 120
+
+
+class StarredOut:
+    """A stream that secrets do not pass, whoever writes them; else as the stream beneath."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(redact(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 class PatientConsole(Console):
@@ -27,4 +42,5 @@ def make_console(file: TextIO | None = None, quiet: bool = False) -> Console:
     if hasattr(file, "reconfigure") and (file.encoding or "").lower().replace("-", "") != "utf8":
         file.reconfigure(errors="replace")
     width = None if file.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
-    return PatientConsole(file=file, width=width, quiet=quiet, highlight=False, emoji=False, markup=False)
+    starred: Any = StarredOut(file)
+    return PatientConsole(file=starred, width=width, quiet=quiet, highlight=False, emoji=False, markup=False)

@@ -27,7 +27,7 @@ from moe_bench.monitor.lifecycle import BY_SIGNAL, Checkpoint, Start, begin, out
 from moe_bench.monitor.lock import FolderLock, now
 from moe_bench.monitor.pulse import Pulse
 from moe_bench.monitor.rows import cut_after
-from moe_bench.monitor.secrets import redact
+from moe_bench.secrets import redact
 
 BEAT_S = 10.0  # well below LEASE_S, after which another host takes a run for dead
 

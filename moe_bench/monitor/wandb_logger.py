@@ -19,9 +19,9 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from moe_bench.monitor.atomic import plain
-from moe_bench.monitor.secrets import redact
 from moe_bench.monitor.wandb_offline import mark_unfinished
 from moe_bench.monitor.wandb_server import choose_mode
+from moe_bench.secrets import redact
 
 INIT_S = 5.0
 FINISH_S = 30.0
@@ -50,11 +50,11 @@ class WandbLogger(Logger):
         super().__init__()
         self.failures = 0
         self._folder = folder
-        self._project = project
+        self._project = redact(project)
         self._config = redact(plain(dict(config)))
         self._batch = batch
         self._mode = mode
-        self._init = {"entity": entity, "group": group, "tags": list(tags)}
+        self._init = redact({"entity": entity, "group": group, "tags": list(tags)})
         self._say = say
         self._run: Any = None
         self._files: Path | None = None

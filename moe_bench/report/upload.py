@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from moe_bench.monitor.secrets import redact
 from moe_bench.monitor.units import duration
 from moe_bench.monitor.wandb_offline import is_synced, mark_synced
+from moe_bench.secrets import redact
 
 UPLOAD_S = 600.0  # for one attempt; what is uploaded by then need not be uploaded again
 TORN = "ends with an incomplete record"  # in W&B's words: the attempt was killed while it wrote

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from moe_bench.monitor.secrets import redact, secret_values
+from moe_bench.secrets import redact, secret_values
 
 ENVIRON = {
     "WANDB_API_KEY": "abcdef123",
