@@ -1,8 +1,9 @@
 """Big tensors on a CPU without a page fault every 4 KiB.
 
 The kernel hands memory out page by page, at the first touch, and glibc returns what it frees above 32 MiB at once. So a
-training step pays for the same pages again and again: a third of its time at small batch, where the gradients of 32
-experts are written for few tokens. In pages of 2 MiB the same memory comes five times faster.
+training step pays for the same pages again and again. It shows most at small batch, where the gradients of 32 experts
+are written for few tokens. In pages of 2 MiB the same memory comes about five times faster, once the system has them at
+hand; the first time, in a virtual machine above all, it may take longer than small pages would.
 """
 
 from __future__ import annotations
