@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 
+# Small tensors, and often several test processes at once: their threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import os
+
 from hypothesis import settings
 
 # The same examples in every run and no clock, so that a red test is red on every machine.
