@@ -6,6 +6,7 @@ import os
 
 # Small tensors, and often several test processes at once: their threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and lines would break at a width that no test asked for
 
 import os
 
