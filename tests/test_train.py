@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from moe_bench import cli
+from faults.command import moe_bench, only_run, read
 
 ROUTERS = ("softmax_tc", "sinkhorn_tc", "softmax_ec", "sinkhorn_ec", "sparse_ec", "soft", "dense")
 QUICK = ["debug=fast", "runtime.workers=0", "model.width=32", "model.depth=2", "model.mlp=64", "model.moe_blocks=[1]"]
@@ -25,24 +24,6 @@ SUMMARY = {
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def moe_bench(*words: str) -> int:
-    """The exit code of ``moe-bench WORDS``, in this process."""
-    before, sys.argv = sys.argv, ["moe-bench", *words]
-    try:
-        return cli.main()
-    finally:
-        sys.argv = before
-
-
-def only_run(folder: Path) -> Path:
-    (run,) = (path for path in (folder / "runs").iterdir() if path.is_dir() and not path.name.startswith("."))
-    return run
-
-
-def read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("router", ROUTERS)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from moe_bench import cli
+from faults.command import moe_bench
 from moe_bench.data import fetch
 from moe_bench.data.index import open_split
 from moe_bench.data.plan import Plan
@@ -44,15 +44,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOE_BENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path
-
-
-def moe_bench(*words: str) -> int:
-    """The exit code of ``moe-bench WORDS``, in this process."""
-    before, sys.argv = sys.argv, ["moe-bench", *words]
-    try:
-        return cli.main()
-    finally:
-        sys.argv = before
 
 
 def run_folder(root: Path) -> Path:
