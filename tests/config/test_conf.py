@@ -27,6 +27,8 @@ NEEDS = {
     ("experiment", "paper"): ["data.path=/pictures"],
     ("experiment", "imagenet21k"): ["data.path=/pictures"],
     ("experiment", "tiny_imagenet"): ["data.path=/pictures"],
+    ("experiment", "mini"): ["data.path=/pictures"],
+    ("sweep", "mini"): ["data.path=/pictures"],
 }
 """What a preset cannot know and its user types with it."""
 
