@@ -13,6 +13,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from moe_bench.report.collect import Run
+from moe_bench.report.interval import half_width
 
 ROUTER_ORDER = (
     *("dense", "random", "hash", "softmax_tc", "sigmoid_tc", "relu_tc"),
@@ -29,6 +30,16 @@ class Mean:
     std: float | None
     n: int
 
+    @property
+    def half(self) -> float | None:
+        """Half the 95 % interval of the mean; None for one seed, which has none."""
+        return None if self.std is None else half_width(self.std, self.n)
+
+
+def mean_of(values: Sequence[float]) -> Mean | None:
+    """None of none."""
+    return Mean(fmean(values), stdev(values) if len(values) > 1 else None, len(values)) if values else None
+
 
 @dataclass(frozen=True)
 class Row:
@@ -41,13 +52,20 @@ class Row:
     runs: list[Run]
 
     def mean(self, figure: str) -> Mean | None:
-        """Over the finished runs that have the figure."""
-        values = [value for run in self.runs if (value := run.number(figure)) is not None]
-        return Mean(fmean(values), stdev(values) if len(values) > 1 else None, len(values)) if values else None
+        """Over the seeds that have the figure."""
+        return mean_of(list(self.by_seed(figure).values()))
+
+    def by_seed(self, figure: str) -> dict[int | None, float]:
+        """Runs of one seed, as a copied folder makes them, are one value: they are no evidence of each other."""
+        values: dict[int | None, list[float]] = {}
+        for run in self.runs:
+            if (value := run.number(figure)) is not None:
+                values.setdefault(run.seed, []).append(value)
+        return {seed: fmean(found) for seed, found in values.items()}
 
     @property
     def seeds(self) -> int:
-        return len(self.runs)
+        return len({run.seed for run in self.runs})
 
 
 @dataclass(frozen=True)
@@ -60,7 +78,7 @@ class Section:
 
     @property
     def size(self) -> int:
-        return len(self.others) + sum(row.seeds for row in self.rows)
+        return len(self.others) + sum(len(row.runs) for row in self.rows)
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:
@@ -79,7 +97,7 @@ def _section(title: str, runs: list[Run]) -> Section:
     apart = _distinctions(grouped, cells, lambda key: key.startswith(ROW_GROUPS))
     rows = [Row(*cell, settings, group) for cell, settings, group in zip(cells, apart, grouped)]
     size = {row.model: row.runs[0].number("params/active") or 0.0 for row in rows}
-    rows = sorted([*rows, *_gaps(rows, runs)], key=lambda row: _order(row, size))
+    rows = sorted([*rows, *_gaps(rows, runs)], key=lambda row: order(row, size))
     return Section(title, rows, [run for run in runs if run.summary is None])
 
 
@@ -96,7 +114,8 @@ def _gaps(rows: list[Row], runs: list[Run]) -> list[Row]:
     return gaps
 
 
-def _order(row: Row, size: dict[str, float]) -> tuple[Any, ...]:
+def order(row: Row, size: dict[str, float]) -> tuple[Any, ...]:
+    """What rows are sorted by; ``size`` is in active parameters, by model."""
     rank = ROUTER_ORDER.index(row.router) if row.router in ROUTER_ORDER else len(ROUTER_ORDER)
     return size.get(row.model, 0.0), row.model, row.capacity or 0.0, rank, row.router, row.variant
 

@@ -10,11 +10,8 @@ from importlib import resources
 
 from moe_bench.monitor.units import MISSING
 
-COLUMNS = {
-    "jft_prec1": "paper: JFT prec@1 %",
-    "imagenet_10shot": "paper: ImageNet 10-shot %",
-    "tpuv3_days": "paper: TPUv3-days",
-}
+PREC1, SHOTS, DAYS = "jft_prec1", "imagenet_10shot", "tpuv3_days"
+MODELS = ("b32", "b16", "l16")
 NOTE = (
     "Published values come from JFT-300M with 18,291 classes, 10-shot on ImageNet, and much longer training: "
     "compare orders and gaps, not levels."
@@ -28,18 +25,25 @@ class Published:
     values: dict[tuple[str, str, float], dict[str, str]]
 
     @property
-    def headings(self) -> list[str]:
-        return list(COLUMNS.values())
-
-    @property
     def notes(self) -> list[str]:
         reasons = [f"{m}, {r}, capacity {c:g}: {row['note']}" for (m, r, c), row in self.values.items() if row["note"]]
         return [NOTE, f"The paper has no value for {'; '.join(reasons)}."]
 
-    def cells(self, model: str, router: str, capacity: float | None) -> list[str]:
-        """One text for each heading; – where the paper has no such run or no value."""
+    def cells(self, model: str) -> list[tuple[str, float]]:
+        """The (router, capacity) of which the paper speaks."""
+        return [(router, capacity) for of, router, capacity in self.values if of == model]
+
+    def text(self, figure: str, model: str, router: str, capacity: float | None) -> str:
+        """As printed; – where the paper has no such run or no value."""
         row = {} if capacity is None else self.values.get((model, router, capacity), {})
-        return [row.get(name) or MISSING for name in COLUMNS]
+        return row.get(figure) or MISSING
+
+    def gap(self, figure: str, model: str, router: str, capacity: float | None, reference: str) -> str:
+        """What a router has over ``reference`` in points, both at one capacity; – where one of them is missing."""
+        if router == reference:
+            return MISSING
+        value, base = (self.text(figure, model, name, capacity) for name in (router, reference))
+        return MISSING if MISSING in (value, base) else f"{float(value) - float(base):+.2f}"
 
 
 def published() -> Published:

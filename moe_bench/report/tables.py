@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from moe_bench.monitor.units import MISSING, significant
 from moe_bench.report.collect import Run
 from moe_bench.report.groups import Mean, Row, Section
-from moe_bench.report.paper import Published
+
+INTERVAL = " ± 95 % CI"
+"""Ends the heading of a column whose cells have a spread."""
 
 PROBE = re.compile(r"probe/(?P<data>.+)/(?P<shots>\d+)shot")
 
@@ -29,16 +31,36 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Value:
+    """A cell with the figure behind it: ``mean`` times ``scale`` is what ``text`` says."""
+
+    text: str
+    mean: Mean
+    scale: float = 1.0
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Cell = str | Value
+
+
+@dataclass(frozen=True)
 class Table:
-    """Text, ready to be laid out. The first ``labels`` columns are words, the others figures."""
+    """Cells, ready to be laid out. The first ``labels`` columns are words, the others figures."""
 
     title: str
     headings: list[str]
-    rows: list[list[str]]
+    rows: Sequence[Sequence[Cell]]
     notes: list[str] = field(default_factory=list)
     labels: int = 2
     breaks: list[int] = field(default_factory=list)  # row numbers before which a new block begins
     spare: list[int] = field(default_factory=list)  # columns that a narrow terminal leaves out, first to go first
+    name: str = ""  # of its files; made from the title where there is none
+
+    @property
+    def texts(self) -> list[list[str]]:
+        return [[str(cell) for cell in row] for row in self.rows]
 
 
 PRICE = (
@@ -50,28 +72,39 @@ PRICE = (
 )
 
 
-def result_table(section: Section, published: Published | None = None) -> Table:
-    """One row a router, model and capacity: mean ± standard deviation over seeds. Gaps are –."""
+UPSTREAM = Column("prec@1 %", "val/prec1", 100, 1)
+
+
+def result_table(section: Section) -> Table:
+    """One row a router, model and capacity: mean and 95 % interval over seeds. Gaps are –."""
     finished = [run for row in section.rows for run in row.runs]
-    columns = [Column("prec@1 %", "val/prec1", 100, 1), *probe_columns(finished), *PRICE]
-    headings = ["model", "c", "router", "seeds", *(column.heading for column in columns)]
-    headings += published.headings if published else []
-    rows = []
-    for row in section.rows:
-        cells = [value_cell(row.mean(column.figure), column, row.seeds) for column in columns]
-        extra = published.cells(row.model, row.router, row.capacity) if published else []
-        rows.append([*_labels(row), str(row.seeds or MISSING), *cells, *extra])
+    columns = [UPSTREAM, *probe_columns(finished), *PRICE]
+    by_column = [[value_cell(row.mean(column.figure), column, row.seeds) for row in section.rows] for column in columns]
+    headings = ["model", "c", "router", "seeds", *map(heading, columns, by_column)]
+    rows = [[*_labels(row), str(row.seeds or MISSING), *cells] for row, *cells in zip(section.rows, *by_column)]
     keys = [(row.model, row.capacity) for row in section.rows]
     breaks = [i for i in range(1, len(keys)) if keys[i] != keys[i - 1]]
-    notes = [*result_notes(finished), *unfinished_notes(section.others)]
+    notes = [*floor_notes(finished), *device_notes(finished)]
     spare = [4 + columns.index(column) for column in reversed(PRICE)]
-    spare += [len(headings) - 1] if published else []
-    return Table(section.title, headings, rows, notes, labels=3, breaks=breaks, spare=spare)
+    name = f"results {section.title}"
+    return Table(section.title, headings, rows, notes, labels=3, breaks=breaks, spare=spare, name=name)
 
 
 def _labels(row: Row) -> list[str]:
-    capacity = MISSING if row.capacity is None else f"{row.capacity:g}"
-    return [row.model, capacity, f"{row.router} {row.variant}".strip()]
+    return [row.model, capacity_text(row.capacity), router_text(row)]
+
+
+def capacity_text(capacity: float | None) -> str:
+    return MISSING if capacity is None else f"{capacity:g}"
+
+
+def router_text(row: Row) -> str:
+    return f"{row.router} {row.variant}".strip()
+
+
+def heading(column: Column, cells: Iterable[Cell]) -> str:
+    """Says what stands after ±, where anything does."""
+    return column.heading + (INTERVAL if any("±" in str(cell) for cell in cells) else "")
 
 
 def probe_columns(runs: Iterable[Run]) -> list[Column]:
@@ -81,34 +114,41 @@ def probe_columns(runs: Iterable[Run]) -> list[Column]:
     return [Column(f"{data} {shots}-shot %", f"probe/{data}/{shots}shot", 100, 1) for data, shots in found]
 
 
-def value_cell(mean: Mean | None, column: Column, seeds: int) -> str:
-    """ "87.3 ± 0.4", with "(n)" where fewer seeds have the figure than the row has."""
+def value_cell(mean: Mean | None, column: Column, seeds: int, sign: str = "") -> Cell:
+    """ "87.3 ± 0.4", with "(n)" where fewer seeds have the figure than the row has; ``sign`` "+" for differences."""
     if mean is None:
         return MISSING
-    text = _number(mean.mean * column.scale, column)
-    if mean.std and column.decimals is not None:  # the spread of a price says nothing about a router
-        text += f" ± {mean.std * column.scale:.{column.decimals}f}"
-    return text if mean.n == seeds else f"{text} ({mean.n})"
+    text = _number(mean.mean * column.scale, column, sign)
+    if mean.half is not None and column.decimals is not None:  # the spread of a price says nothing about a router
+        text += f" ± {mean.half * column.scale:.{column.decimals}f}"
+    return Value(text if mean.n == seeds else f"{text} ({mean.n})", mean, column.scale)
 
 
-def _number(value: float, column: Column) -> str:
-    return significant(value) if column.decimals is None else f"{value:.{column.decimals}f}"
+def _number(value: float, column: Column, sign: str) -> str:
+    if column.decimals is None:
+        return significant(value)
+    return f"{round(value, column.decimals) + 0.0:{sign}.{column.decimals}f}"  # + 0.0: no minus before a zero
 
 
-def result_notes(runs: list[Run]) -> list[str]:
-    """What a reader must know to compare: the raw-pixel floors, and on what the price was measured."""
+def floor_notes(runs: Sequence[Run], data: str | None = None) -> list[str]:
+    """What each probe, or that on ``data``, gives without any training."""
     notes = []
     for column in probe_columns(runs):
+        if data is not None and not column.figure.startswith(f"probe/{data}/"):
+            continue
         floors = [value for run in runs if (value := run.number(f"{column.figure}/floor")) is not None]
         if floors:
             notes.append(f"{column.heading.removesuffix(' %')}: raw pixels reach {100 * max(floors):.1f} %.")
+    return notes
+
+
+def device_notes(runs: Iterable[Run]) -> list[str]:
+    """On what the price was measured, and whether it can be compared."""
     devices = Counter(_device(run) for run in runs)
     if len(devices) > 1:
         listed = ", ".join(f"{device} ({n} run{'s' * (n > 1)})" for device, n in devices.most_common())
-        notes.append(f"Device-days and img/s are not comparable across rows: measured on {listed}.")
-    elif runs:
-        notes.append(f"Device-days and img/s measured on {next(iter(devices))}.")
-    return notes
+        return [f"Device-days and img/s are not comparable across rows: measured on {listed}."]
+    return [f"Device-days and img/s measured on {device}." for device in devices]
 
 
 def _device(run: Run) -> str:
@@ -117,9 +157,10 @@ def _device(run: Run) -> str:
     return f"{world} × {summary.get('device', 'an unknown device')}"
 
 
-def unfinished_notes(runs: list[Run]) -> list[str]:
-    """One line for each run that is in no mean, and why."""
-    return [f"Not counted: {run.name} – {describe_state(run)}" for run in runs]
+def not_counted(runs: Sequence[Run]) -> Table:
+    """One row for each run that is in no mean, and why."""
+    rows = [[run.name, describe_state(run)] for run in runs]
+    return Table("Runs that are in no mean", ["run", "state"], rows, name="not-counted")
 
 
 def describe_state(run: Run) -> str:

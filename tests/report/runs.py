@@ -9,7 +9,7 @@ from typing import Any
 from moe_bench.monitor.atomic import write_json
 from moe_bench.monitor.lock import now
 
-ACTIVE = {"tiny": 1_210_000, "b32": 88_000_000}
+ACTIVE = {"tiny": 1_210_000, "b32": 88_000_000, "b16": 89_000_000, "l16": 305_000_000}
 
 
 def add_run(

@@ -1,0 +1,55 @@
+"""What a report consists of, in reading order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moe_bench.report.collect import Collection
+from moe_bench.report.groups import Section
+from moe_bench.report.listing import tally, torn_note
+from moe_bench.report.page import Heading, Page, Part, Text, with_file_names
+from moe_bench.report.paper import Published
+from moe_bench.report.paper_tables import paper_tables
+from moe_bench.report.tables import Table, not_counted, result_table
+
+HOW_TO_READ = (
+    "Each row is a mean over seeds ± half of its 95 % interval, by Student's t with the seed as the unit: it says how "
+    "far the mean of many more seeds may be off, not how far single runs are apart. One seed gives no interval, two "
+    "give a wide one (12.7 standard errors, against 4.3 of three and 2.8 of five). Runs of one seed and the same "
+    "settings count once. Runs on other data or with another recipe are in another table. – is a gap.",
+    "Accuracies are in percent of the whole validation or test set; device-days are devices × training seconds / "
+    "86,400; GFLOP/img is a forward pass. Δ is the difference to another router of the same model and capacity, in "
+    "points: the mean of the differences between runs of the same seed, with the 95 % interval of that mean.",
+)
+
+
+def report(collection: Collection, sections: Sequence[Section], published: Published | None) -> Page:
+    """Tables with the runs behind them, and last the runs that are in none."""
+    parts: list[Part] = [
+        Text(f"Folder {collection.root}: {tally(collection)}."),
+        Heading("Results"),
+        *map(Text, reading_notes(published)),
+        *result_tables(sections),
+        Heading("The paper's tables"),
+        *tables_of_the_paper(sections, published),
+        *_not_counted(collection, sections),
+    ]
+    return Page("moe-bench report", with_file_names(parts))
+
+
+def reading_notes(published: Published | None) -> list[str]:
+    return [*HOW_TO_READ, *(published.notes if published else [])]
+
+
+def result_tables(sections: Sequence[Section]) -> list[Table]:
+    return [result_table(section) for section in sections]
+
+
+def tables_of_the_paper(sections: Sequence[Section], published: Published | None) -> list[Table]:
+    return [table for section in sections for table in paper_tables(section, published)]
+
+
+def _not_counted(collection: Collection, sections: Sequence[Section]) -> list[Part]:
+    others = [run for section in sections for run in section.others]
+    told = [not_counted(others)] if others else [Text("Every run is finished and counted.")]
+    return [Heading("Not counted"), *told, *map(Text, torn_note(collection))]
