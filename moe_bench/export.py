@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_bench.errors import CheckpointError, ConfigError
 from moe_bench.monitor.atomic import read_json, sync_folder
-from moe_bench.probe.cli import run_config
+from moe_bench.training.trained import run_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,8 +59,8 @@ def _summary(run: Path) -> dict[str, Any]:
 
 def _weights(run: Path, config: Config, summary: dict[str, Any]) -> dict[str, Tensor]:
     """What the run ended with, and nothing older: by name, checked against the model that the settings describe."""
-    from moe_bench.probe.cli import model_of
     from moe_bench.training.store import load_weights, step_folder
+    from moe_bench.training.trained import model_of
 
     weights, _ = load_weights(step_folder(run / "checkpoints", int(summary["steps"])))
     model_of(weights, config, run)

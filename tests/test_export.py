@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from moe_bench import cli, export
 from moe_bench.errors import CheckpointError, ConfigError
 from moe_bench.model import from_config
-from moe_bench.probe.cli import load_model, run_config
 from moe_bench.training.store import STATE
+from moe_bench.training.trained import load_model, run_config
 
 QUICK = [
     "debug=fast", "probe.sets=[]", "runtime.workers=0", "router=sinkhorn_ec", "capacity=2",

@@ -64,7 +64,7 @@ def _from_run(args: argparse.Namespace) -> tuple[Scene, float]:
     """A scene with the gate of a run, and the capacity factor: the run's where none is asked for."""
     from moe_bench.build import pictures
     from moe_bench.explain.scene import read_pictures, trained
-    from moe_bench.probe.cli import load_model, run_config
+    from moe_bench.training.trained import load_model, run_config
 
     config = run_config(args.run)
     if args.experts not in (None, config.model.experts):

@@ -6,6 +6,7 @@ module.py      LitViT: one step                        checkpoint.py  when they 
 randomness.py  what is random in a step                stop.py        Ctrl-C and SIGTERM
 place.py       devices, precision, pieces of a batch   trainer.py     Lightning's trainer
 watch.py       which steps may change the weights      background.py  writing while training goes on
+trained.py     the settings and the model of a run folder
 
 On several devices:
 

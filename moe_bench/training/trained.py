@@ -1,0 +1,51 @@
+"""A run that has been: its settings, and its model with the weights of a checkpoint. Torch waits until it is needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moe_bench.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from moe_bench.config import Config
+    from moe_bench.model import VisionTransformer
+
+
+def run_config(run: Path) -> Config:
+    """The settings of a run, from its folder. Raises CheckpointError."""
+    from moe_bench.config import from_dict
+
+    path = run / "run.json"
+    try:
+        return from_dict(json.loads(path.read_text(encoding="utf-8"))["config"])
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{run} is not a run folder: it has no run.json. `moe-bench ls` shows the runs."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def load_model(run: Path, config: Config) -> tuple[VisionTransformer, int]:
+    """The model of a run with the weights of its newest checkpoint, and their step."""
+    from moe_bench.training.store import load_weights
+
+    weights, manifest = load_weights(run)
+    return model_of(weights, config, run), int(manifest["step"])
+
+
+def model_of(weights: dict[str, Tensor], config: Config, run: Path) -> VisionTransformer:
+    """The model of ``run`` with these weights. Raises CheckpointError if they are of another one."""
+    from moe_bench.model import from_config
+    from moe_bench.training.store import check_fits
+
+    if "head.bias" not in weights:
+        raise CheckpointError(f"the checkpoint in {run} has no head.bias; it is not of this program's models")
+    model = from_config(config.model, config.router, config.capacity, num_classes=len(weights["head.bias"]))
+    check_fits(model.state_dict(), weights)
+    model.load_state_dict(weights)
+    return model
