@@ -35,6 +35,7 @@ VERBS = {
     "bench": ("time and memory of layers and routers", "moe_bench.bench.cli", []),
     "explain": ("draw what each router does with the same pictures", "moe_bench.explain.cli", []),
     "export": ("write a finished run's weights as one safetensors file", "moe_bench.export", []),
+    "evaluate": ("a finished run at other capacities, one image a group", "moe_bench.evaluation.cli", []),
     "probe": ("probe a finished run on more data", "moe_bench.probe.cli", []),
 }
 """Verb → what it is for, the module whose ``run(argv)`` does it, and the words that it reads before the user's."""

@@ -1,0 +1,105 @@
+"""``moe-bench evaluate`` as typed, on a real run of two steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moe_bench.evaluation import cli
+from moe_bench.evaluation.settings import Setting
+from moe_bench.evaluation.table import table
+from moe_bench.guard import guarded
+from tests.faults.command import TINY, moe_bench, only_run, read
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of softmax token choice."""
+    here = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        assert moe_bench("router=softmax_tc", *TINY) == 0
+    return only_run(here)
+
+
+def evaluated(folder: Path, *words: str) -> dict[str, Any]:
+    assert cli.run([str(folder), "--workers", "0", *words]) == 0
+    return read(folder / "evaluation.json")
+
+
+def test_as_trained_gives_the_numbers_of_the_run(folder: Path, capsys: Capture) -> None:
+    document, summary = evaluated(folder, "--capacity", "1"), read(folder / "summary.json")
+    (row,) = document["settings"]
+    assert row["prec1"] == pytest.approx(summary["val/prec1"], abs=1e-12)
+    assert row["loss"] == pytest.approx(summary["val/loss"], rel=1e-6)
+    assert (document["step"], document["pictures"], document["remarks"]) == (2, summary["val/count"], [])
+    assert row["slots"] == summary["slots_per_expert"]
+
+
+def test_the_table_the_json_and_the_file_say_the_same(folder: Path, capsys: Capture) -> None:
+    words = ["--capacity", "0.5,2", "--one-image", "--orders", "1", "--probe"]
+    document = evaluated(folder, *words, "--json")
+    assert json.loads(capsys.readouterr().out) == document
+    shown = [row["words"] for row in document["settings"]]
+    assert shown[:3] == ["as trained", "capacity 0.5", "capacity 2"]
+    assert "capacity 2, one image a group" in shown
+    assert "capacity 0.5, other order 1" in shown
+    text = table(document)
+    for row in document["settings"]:
+        assert f"{100 * row['prec1']:.2f} %" in text
+        assert bool(row["probe"]) == (row["order"] == 0)
+        for one in row["probe"]:
+            assert f"{100 * one['accuracy']:.1f} ± {100 * one['std']:.1f} %" in text
+    assert "digits-single" in text
+    assert document["command"].startswith("moe-bench evaluate ")
+
+
+def test_few_shot_scores_as_trained_are_those_of_the_run(folder: Path, capsys: Capture) -> None:
+    document, summary = evaluated(folder, "--capacity", "1", "--probe"), read(folder / "summary.json")
+    for one in document["settings"][0]["probe"]:
+        name = f"probe/{one['dataset']}/{one['shots']}shot"
+        assert (one["accuracy"], one["std"]) == pytest.approx((summary[name], summary[f"{name}/std"]))
+
+
+def test_another_prec1_than_the_runs_is_told(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    summary = read(folder / "summary.json")
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"val/prec1": 0.5}))
+    (remark,) = cli._remarks(tmp_path, summary["steps"], summary["val/prec1"], summary["val/count"])
+    assert "summary.json says 50.00 %" in remark
+    assert cli._remarks(tmp_path, summary["steps"] - 1, summary["val/prec1"], summary["val/count"]) == []
+
+
+def test_one_line_of_dense_says_that_there_is_nothing_to_vary() -> None:
+    row = {"words": "as trained", "slots": None, "prec1": 0.25, "loss": 1.0, "change": None, "probe": []}
+    about = {"run_id": "r", "router": "dense", "step": 1, "pictures": 4, "bad": 0, "remarks": []}
+    refused = [{"setting": "everything else", "why": "a dense model has no router: there is nothing to vary"}]
+    text = table({**about, "settings": [row | vars(Setting(1.0, 8, None))], "refused": refused})
+    assert "as trained: dense" in text
+    assert text.endswith("there is nothing to vary")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["nowhere"], 4, "is not a run folder"),
+        (["RUN", "--k", "9"], 2, "among 4 experts"),
+    ],
+)
+def test_a_mistake_is_one_message(folder: Path, words: list[str], code: int, said: str, capsys: Capture) -> None:
+    assert guarded(lambda: cli.run([str(folder) if word == "RUN" else word for word in words])) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["--capacity", "0"], ["--capacity", "1,x"], ["--orders", "-1"], ["--batch", "0.5"]])
+def test_a_number_that_cannot_be_is_refused_by_its_option(words: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.run(["somewhere", *words])
+    assert caught.value.code == 2
+    assert f"argument {words[0]}" in capsys.readouterr().err
