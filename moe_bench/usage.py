@@ -59,6 +59,9 @@ GROUPS = (
 )
 """The groups in reading order, each with a word of explanation; a user's own groups follow."""
 
+NOT_CHOSEN = ("hydra", "recipe/tuned")
+"""Groups of which a user chooses no option: Hydra's own, and what a recipe has for one model, which comes with it."""
+
 
 def usage(verbs: Mapping[str, str], config_dir: str | None = None) -> str:
     """The whole help text. ``verbs`` has a description for each."""
@@ -66,7 +69,7 @@ def usage(verbs: Mapping[str, str], config_dir: str | None = None) -> str:
     chosen = _defaults()
     chosen["hydra/launcher"] = chosen.pop("override hydra/launcher")
     known = [name for name, _ in GROUPS]
-    own = [(name, "your own") for name in groups if name not in known and not name.startswith("hydra")]
+    own = [(name, "your own") for name in groups if name not in known and not name.startswith(NOT_CHOSEN)]
     sections = [_section(name, what, groups, chosen.get(name)) for name, what in (*GROUPS, *own)]
     head = HEAD.format(version=__version__, verbs=f"\n{' ' * 47}".join(f"{v}: {what}" for v, what in verbs.items()))
     return "\n".join([head, "Groups and their options (* is the default)", *sections, "", TAIL])

@@ -16,19 +16,23 @@ from moe_bench.config.overrides import read
 from moe_bench.config.security import problems_of_tree
 from moe_bench.config.sweep import plan
 from moe_bench.data.sources import resolve
+from moe_bench.usage import NOT_CHOSEN
 
 GROUPS = find_groups()
-OPTIONS = [(group, option) for group in GROUPS for option in GROUPS[group] if not group.startswith("hydra")]
+OPTIONS = [(group, option) for group in GROUPS for option in GROUPS[group] if not group.startswith(NOT_CHOSEN)]
 NEEDS = {
     ("data", "shards"): ["data.path=/pictures"],
     ("data", "imagenet1k"): ["data.path=/pictures"],
     ("data", "imagenet21k"): ["data.path=/pictures"],
     ("data", "jft300m"): ["data.path=/pictures", "recipe=vmoe_jft"],
     ("experiment", "paper"): ["data.path=/pictures"],
+    ("experiment", "paper_b32"): ["data.path=/pictures"],
     ("experiment", "imagenet21k"): ["data.path=/pictures"],
     ("experiment", "tiny_imagenet"): ["data.path=/pictures"],
     ("experiment", "mini"): ["data.path=/pictures"],
     ("sweep", "mini"): ["data.path=/pictures"],
+    ("sweep", "paper"): ["data.path=/pictures"],
+    ("sweep", "figure3"): ["data.path=/pictures"],
 }
 """What a preset cannot know and its user types with it."""
 
@@ -41,6 +45,15 @@ def test_every_preset_composes_and_fits(group: str, option: str) -> None:
     if group not in ("capacity", "experiment", "sweep", "debug") and option != "shards":
         assert section is not None
         assert section.name == option
+
+
+@pytest.mark.parametrize("tuned", GROUPS["recipe/tuned"])
+def test_what_a_recipe_has_for_a_model_comes_with_the_two_and_gives_way_to_what_is_typed(tuned: str) -> None:
+    recipe, model = tuned.split("-")
+    rate = yaml.safe_load(GROUPS["recipe/tuned"][tuned].read_text())["lr"]
+    assert config.load([f"recipe={recipe}", f"model={model}"]).recipe.lr == float(rate)
+    assert config.load([f"recipe={recipe}", f"model={model}", "recipe.lr=1e-5"]).recipe.lr == 1e-5
+    assert config.load([f"recipe={recipe}", "model=b16"]).recipe.lr == 8e-4
 
 
 @pytest.mark.parametrize("option", ["imagenet1k", "imagenet21k"])

@@ -11,8 +11,11 @@ import pytest
 
 from moe_bench import config
 from moe_bench.config.identity import difference, run_id, science
+from moe_bench.config.schema import SparseRouterConfig
+from moe_bench.config.sweep import plan
 
 GOLDEN = Path(__file__).with_name("paper_grid_ids.txt")
+GOLDEN_SWEEPS = Path(__file__).with_name("paper_sweep_ids.txt")
 
 
 def test_the_ids_of_the_papers_grid_never_change() -> None:
@@ -25,6 +28,33 @@ def test_the_ids_of_the_papers_grid_never_change() -> None:
     grid = product(models, routers, capacities)
     ids = [run_id(replace(base, model=model, router=router, capacity=c)) for model, router, c in grid]
     assert "\n".join(ids) == GOLDEN.read_text().strip()
+
+
+def test_the_ids_of_the_papers_sweeps_never_change_and_are_those_of_single_runs() -> None:
+    """L/16 has a learning rate of its own, so its ids are others than those of the grid above."""
+    where = ["data.path=/jft", "probe.sets=[/data/imagenet1k]"]
+    paper, figure3 = (plan([f"sweep={name}", *where]) for name in ("paper", "figure3"))
+    ids = [run_id(cfg) for asked in (paper, figure3) for cfg in asked.configs]
+    assert ids == GOLDEN_SWEEPS.read_text().split()
+    assert set(ids[:24]) < set(GOLDEN.read_text().split())
+    l16 = ["experiment=paper", "model=l16", "router=soft", "capacity=2", *where]
+    assert [run_id(cfg) for cfg in (config.load(l16), config.load([*l16, "recipe.lr=4e-4"]))] == [ids[35]] * 2
+    plain, weighed = (
+        ["experiment=paper", "model=b32", "router=sinkhorn_tc", f"router.combine={c}", *where]
+        for c in ("softmax", "plan")
+    )
+    assert [run_id(config.load(words)) for words in (plain, weighed)] == ids[36:38]
+
+
+@pytest.mark.parametrize("sweep", ["paper", "figure3"])
+def test_a_sweep_of_the_paper_on_other_pictures_is_made_of_the_runs_that_one_would_type(sweep: str) -> None:
+    other = ["experiment=mini", "model=mini", "data.path=/pictures", "recipe.steps=100"]
+    asked = plan([f"sweep={sweep}", *other])
+    assert {(cfg.model.name, cfg.recipe.steps) for cfg in asked.configs} == {("mini", 100)}
+    for cfg in asked.configs[:4]:
+        router = [f"router={cfg.router.name}", f"capacity={cfg.capacity.factor:g}"]
+        router += [f"router.combine={cfg.router.combine}"] if isinstance(cfg.router, SparseRouterConfig) else []
+        assert run_id(config.load([*other, *router])) == run_id(cfg)
 
 
 @pytest.mark.parametrize(
