@@ -51,9 +51,7 @@ def _report(collection: Collection, out: Path | None, with_paper: bool) -> int:
         console.print(Text(note, style="dim"))
     folder = out or collection.root / "report"
     written = write_report(folder, report(collection, grouped, paper), {"report.csv": all_rows(grouped)})
-    console.print(
-        f"written: {folder / 'report.html'}, report.md, report.csv and {len(written) - 3} files", soft_wrap=True
-    )
+    console.print(f"written: {folder / 'report.html'}, report.md and {len(written) - 2} more", soft_wrap=True)
     return 0
 
 

@@ -28,17 +28,14 @@ def report(collection: Collection, sections: Sequence[Section], published: Publi
     parts: list[Part] = [
         Text(f"Folder {collection.root}: {tally(collection)}."),
         Heading("Results"),
-        *map(Text, reading_notes(published)),
+        *map(Text, HOW_TO_READ),
         *result_tables(sections),
         Heading("The paper's tables"),
+        *map(Text, published.notes if published else []),
         *tables_of_the_paper(sections, published),
         *_not_counted(collection, sections),
     ]
     return Page("moe-bench report", with_file_names(parts))
-
-
-def reading_notes(published: Published | None) -> list[str]:
-    return [*HOW_TO_READ, *(published.notes if published else [])]
 
 
 def result_tables(sections: Sequence[Section]) -> list[Table]:

@@ -8,6 +8,7 @@ that the paper has and we have not are gaps; other models stand beside the publi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from moe_bench.monitor.units import MISSING
 from moe_bench.report.groups import Mean, Row, Section, mean_of, order
@@ -75,7 +76,8 @@ def _few_shot(section: Section, model: str, rows: list[Row], published: Publishe
     by_data: dict[str, Block] = {}
     for probe in probe_columns(runs):
         data, _, shots = probe.figure.removeprefix("probe/").rpartition("/")
-        block = _measure(rows, probe, published if shots == "10shot" else None, SHOTS)
+        column = replace(probe, heading=probe.heading.removeprefix(data).strip())  # the title says on what
+        block = _measure(rows, column, published if shots == "10shot" else None, SHOTS)
         by_data.setdefault(data, []).extend(block)
     number = NUMBERS.get(model, ("", ""))[1]
     return [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from moe_bench.errors import ConfigError
+from moe_bench.errors import CheckpointError, ConfigError
 from moe_bench.report.cli import run
 from moe_bench.report.collect import collect
 from moe_bench.report.listing import listing
@@ -77,9 +78,31 @@ def test_report_goes_where_it_is_told_and_leaves_the_runs_alone(runs: Path, tmp_
     before = sorted(runs.rglob("*"))
     assert run(["report", str(runs), "--out", str(tmp_path / "out"), "--paper"]) == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["report.csv", "report.html", "report.md", "tables"]
+    assert names == ["files.txt", "report.csv", "report.html", "report.md", "tables"]
     assert "JFT-300M" in (tmp_path / "out" / "report.md").read_text()
     assert sorted(runs.rglob("*")) == before
+
+
+def test_a_report_clears_away_tables_of_the_one_before_and_nothing_else(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    add_run(runs, "soft", "b32")
+    run(["report", str(runs), "--out", str(out)])
+    (out / "tables" / "mine.csv").write_text("a user's")
+    (out / "files.txt").open("a").write("tables/../../precious.csv\n")
+    (tmp_path / "precious.csv").write_text("a user's")
+    for folder in runs.glob("soft-b32-*"):
+        shutil.rmtree(folder)
+    run(["report", str(runs), "--out", str(out)])
+    names = {path.name for path in (out / "tables").iterdir()}
+    assert {"tiny-upstream.csv", "mine.csv"} <= names
+    assert not [name for name in names if "b32" in name]
+    assert (tmp_path / "precious.csv").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_what_to_do(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="--out DIR"):
+        run(["report", str(runs), "--out", str(tmp_path / "file")])
 
 
 def test_damaged_files_are_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

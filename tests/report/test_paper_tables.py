@@ -54,6 +54,9 @@ def test_published_values_stand_beside_ours_and_the_papers_other_routers_are_gap
     assert cell(upstream, "sinkhorn_ec", "prec@1 %", "2") == "–"
     assert cell(upstream, "sinkhorn_ec", "paper %", "2") == "44.30"
     assert cell(few_shot, "soft", "paper %") == "67.37"
+    assert few_shot.headings[3:] == ["10-shot %", "paper %"] + [
+        f"{whose} Δ {router}" for router in ("softmax_tc", "softmax_ec") for whose in ("10-shot", "paper")
+    ]
     assert cell(few_shot, "soft", "paper Δ softmax_tc") == "+4.60"
 
 
