@@ -8,7 +8,7 @@ import torch
 from reference_numbers import FILES
 from sklearn.linear_model import Ridge as SklearnRidge
 
-from moe_bench.probe.ridge import BIAS, L2_GRID, draw, few_shot, fit
+from moe_bench.probe.ridge import BIAS, L2_GRID, Ridge, _Judge, draw, few_shot, fit
 
 REFERENCE = FILES["fewshot"]
 TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = (REFERENCE[f"tall/{n}"] for n in ("x_train", "y_train", "x_test", "y_test"))
@@ -68,6 +68,65 @@ def test_accuracy_is_that_of_scikit_learns_predictions() -> None:
     expected = np.mean(oracle.predict(standardised(test_x, x)).argmax(1) == test_y)
     assert few_shot(x, y, test_x, test_y, [4.0]).item() == pytest.approx(expected)
     assert 0.25 < expected < 1
+
+
+def by_definition(ridge: Ridge, x: np.ndarray, y: np.ndarray) -> list[float]:
+    """Accuracy for each λ from all scores in float64."""
+    a = (torch.from_numpy(x).double() - ridge.mean) / ridge.std
+    a = torch.nn.functional.pad(a, (0, 1), value=BIAS)
+    scores = [a @ ridge.weight(l2) for l2 in L2_GRID]
+    return [np.mean(score.argmax(1).numpy() == y) for score in scores]
+
+
+@pytest.mark.parametrize(("n", "d"), [(90, 20), (30, 70)])
+@pytest.mark.parametrize("decay", [0.0, 1.0, 4.0])
+def test_answers_are_those_of_float64_whatever_the_spectrum(n: int, d: int, decay: float) -> None:
+    """With correlated features from many to few directions, uneven classes, and means far above the deviations."""
+    turned = np.linalg.qr(np.random.default_rng(5).normal(size=(d, d)))[0]
+    shape = np.arange(1, d + 1)[:, None] ** -decay * turned
+    (x, y), (test_x, test_y) = problem(n, d, 7), problem(400, d, 7, seed=1)
+    x, test_x = ((rows @ shape + 100).astype(np.float32) for rows in (x, test_x))
+    ridge = fit(x[3:], y[3:])
+    np.testing.assert_allclose(ridge.accuracy(test_x, test_y), by_definition(ridge, test_x, test_y), atol=1e-12)
+
+
+def test_what_is_close_in_float32_is_judged_in_float64() -> None:
+    """Test pictures moved to within a billionth of the line between two classes, to the right side or the wrong one."""
+    (x, y), (test_x, test_y) = problem(80, 12, 2), problem(500, 12, 2, seed=1)
+    ridge = fit(x, y)
+    weight = ridge.weight(16.0)
+    *across, bias = (weight[:, 1] - weight[:, 0]).tolist()
+    across = np.array(across)
+    a = (test_x.astype(np.float64) - ridge.mean.numpy()) / ridge.std.numpy()
+    aim = 1e-9 * (2 * (np.arange(500) % 3 == 0) - 1)  # above 0: class 1
+    a += ((aim - a @ across - BIAS * bias) / (across @ across))[:, None] * across
+    close = a * ridge.std.numpy() + ridge.mean.numpy()
+    expected = np.mean((aim > 0) == test_y)
+    assert ridge.accuracy(close, test_y, [16.0]).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_fewer_products_than_penalties_are_made() -> None:
+    ridge = fit(*problem(200, 60, 5))
+    judge = _Judge.of(ridge, torch.tensor(L2_GRID, dtype=torch.float64))
+    assert judge.mix.shape[1] == judge.weights.shape[1] // 5 < len(L2_GRID) // 2
+    assert judge.weights.dtype == torch.float32
+
+
+def test_where_torch_may_round_float32_products_they_are_made_in_float64() -> None:
+    (x, y), (test_x, test_y) = problem(50, 8, 5), problem(101, 8, 5, seed=1)
+    ridge, before = fit(x, y), torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert _Judge.of(ridge, torch.ones(1, dtype=torch.float64)).weights.dtype == torch.float64
+        np.testing.assert_allclose(ridge.accuracy(test_x, test_y), by_definition(ridge, test_x, test_y), atol=1e-12)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_one_class_is_always_right_and_unknown_classes_never() -> None:
+    x, _ = problem(20, 6, 4)
+    assert few_shot(x, np.zeros(20, dtype=int), x, np.zeros(20, dtype=int)).tolist() == [1.0] * len(L2_GRID)
+    assert few_shot(x, np.arange(20) % 4, x, np.full(20, 9)).tolist() == [0.0] * len(L2_GRID)
 
 
 def test_accuracy_does_not_depend_on_how_the_test_rows_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
