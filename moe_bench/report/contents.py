@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moe_bench.report.collect import Collection
+from moe_bench.report.figures import figures
 from moe_bench.report.groups import Section
 from moe_bench.report.listing import tally, torn_note
 from moe_bench.report.page import Heading, Page, Part, Text, with_file_names
@@ -24,7 +25,7 @@ HOW_TO_READ = (
 
 
 def report(collection: Collection, sections: Sequence[Section], published: Published | None) -> Page:
-    """Tables with the runs behind them, and last the runs that are in none."""
+    """Tables and figures, and last the runs that are in none."""
     parts: list[Part] = [
         Text(f"Folder {collection.root}: {tally(collection)}."),
         Heading("Results"),
@@ -33,6 +34,8 @@ def report(collection: Collection, sections: Sequence[Section], published: Publi
         Heading("The paper's tables"),
         *map(Text, published.notes if published else []),
         *tables_of_the_paper(sections, published),
+        Heading("Figures"),
+        *figures(sections, published),
         *_not_counted(collection, sections),
     ]
     return Page("moe-bench report", with_file_names(parts))

@@ -8,6 +8,7 @@ from typing import Any
 
 from moe_bench.monitor.atomic import write_json
 from moe_bench.monitor.lock import now
+from moe_bench.monitor.rows import encode
 
 ACTIVE = {"tiny": 1_210_000, "b32": 88_000_000, "b16": 89_000_000, "l16": 305_000_000}
 
@@ -47,6 +48,23 @@ def add_run(
             folder / "summary.json", finished_summary(folder.name, router, model, capacity, data, seed, prec1) | summary
         )
     return folder
+
+
+def add_metrics(
+    folder: Path, prec1: float, *, batch: int = 128, steps: int = 600, rows: int = 120, **routing: float
+) -> None:
+    """metrics.jsonl of a run of ``rows`` logged steps and six validations, whose accuracy rises in a line to ``prec1``.
+
+    ``routing`` is what each training row has beside the loss, "_" for "/": ``load_cv=0.2``.
+    """
+    told = {f"routing/{name.replace('_', '/', 1)}": value for name, value in routing.items()}
+    lines = []
+    for i in range(1, rows + 1):
+        at = {"step": i * steps // rows, "samples_seen": i * steps // rows * batch, "time": 1795628573.5}
+        lines.append({**at, "train/loss": 5.0 - 4.0 * i / rows, "lr": 1e-3, **told})
+        if i % (rows // 6) == 0:
+            lines.append({**at, "val/loss": 1.0, "val/prec1": prec1 * i / rows})
+    (folder / "metrics.jsonl").write_text("".join(encode(line) for line in lines))
 
 
 def finished_summary(

@@ -1,0 +1,154 @@
+"""The figures of a report: accuracy against cost, training curves, routing over training, gains over dense.
+
+Of each section of runs that may be compared. They are drawn from summaries and from a thinned metrics.jsonl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from matplotlib.figure import Figure as Drawing
+
+from moe_bench.report.figures.combine import draw_combine, pairs
+from moe_bench.report.figures.cost import draw_cost, price, published_points
+from moe_bench.report.figures.curves import draw_curves
+from moe_bench.report.figures.gain import draw_gains
+from moe_bench.report.figures.health import draw_health
+from moe_bench.report.figures.history import BINS, PER_BIN
+from moe_bench.report.figures.lines import Histories
+from moe_bench.report.figures.style import capacity_words, encoded, looks, of_model, style
+from moe_bench.report.groups import Row, Section
+from moe_bench.report.page import Figure, Heading, Part, Text
+from moe_bench.report.paper import PREC1, SHOTS, Published
+from moe_bench.report.tables import UPSTREAM, Column, probe_columns, router_text
+
+MOST = 4
+"""Sections that are drawn, the largest: hundreds of pictures would help nobody."""
+
+INTERVALS = (
+    "Bars and bands: 95 % intervals over seeds (Student's t). One seed has none; one that is much longer than its "
+    "panel is cut at the edge."
+)
+THINNED = f"Training rows are means over {BINS} spans of the training, of about {PER_BIN} logged steps each."
+PUBLISHED = {"val/prec1": (PREC1, "JFT-300M prec@1 (%)"), "10shot": (SHOTS, "ImageNet 10-shot (%)")}
+
+
+def figures(sections: Sequence[Section], paper: Published | None = None) -> list[Part]:
+    """Figures, headings between those of several sections, and in words what is not drawn and why."""
+    having = sorted((section for section in sections if of_model(section.rows)), key=lambda section: -section.size)
+    if not having:
+        return [Text("There are no figures: no run here has finished.")]
+    parts: list[Part] = []
+    with style():
+        for section in having[:MOST]:
+            parts += [Heading(section.title, 3)] if len(having) > 1 else []
+            parts += _of_section(section, paper)
+    if len(having) > MOST:
+        few = f"the {MOST} largest of {len(having)} groups of runs that may be compared"
+        parts.append(Text(f"Figures are of {few}; for the others give report a folder with those runs only."))
+    return parts
+
+
+def _of_section(section: Section, paper: Published | None) -> Iterator[Part]:
+    histories = Histories(section)
+    yield from _cost(section, paper)
+    yield _combine(section, histories)
+    yield _gains(section)
+    if histories:
+        yield from _over_training(section, histories)
+    else:
+        yield Text("No training curves: none of these runs has a metrics.jsonl that can be read.")
+
+
+def _cost(section: Section, paper: Published | None) -> Iterator[Part]:
+    """Figure 1, and Figure 2 for each probe."""
+    why = "" if not price(section.rows).unit else "Cost is in FLOPs because the runs were timed on different devices. "
+    for number, column in enumerate(_scores(section)):
+        what = column.heading.removesuffix(" %")
+        key, source = PUBLISHED.get(column.figure if not number else column.figure.rpartition("/")[2], ("", ""))
+        published = published_points(paper, key) if paper and key else None
+        yield _figure(
+            draw_cost(section.rows, column.figure, f"{what} (%)", published, source),
+            f"figure-2-{what}" if number else "figure-1",
+            f"Figure {2 if number else 1}: {what} against the cost of training",
+            f"The marker is the router, its area the capacity; grey: the Pareto front; dotted: dense. {why}{INTERVALS}",
+            _best(section.rows, column),
+        )
+
+
+def _combine(section: Section, histories: Histories) -> Part:
+    found = pairs(section.rows)
+    if not found:
+        return Text(
+            "Figure 3 is not drawn: it compares the softmax and the plan combine of one router, and no two settings "
+            "here differ in that alone. `moe-bench sweep=figure3` trains them."
+        )
+    drawn = draw_combine(found, histories)
+    caption = f"The plan decides who goes where; the softmax of the gate or the plan weighs the outputs. {INTERVALS}"
+    alt = " ".join(
+        f"{pair.softmax.router} on {pair.softmax.model} at {capacity_words(pair.softmax.capacity)} ends at "
+        f"{_percent(pair.softmax, UPSTREAM)} with softmax combine, {_percent(pair.plan, UPSTREAM)} without."
+        for pair in found
+    )
+    return _figure(drawn, "figure-3", "Figure 3: with and without softmax combine", caption, alt)
+
+
+def _gains(section: Section) -> Part:
+    drawn = draw_gains(section.rows, _scores(section), looks(section.rows))
+    if drawn is None:
+        return Text(
+            "Gains over dense are not drawn: no model here was trained both ways. Add router=dense to the runs."
+        )
+    return _figure(
+        drawn,
+        "gains",
+        "What each router adds to the dense model",
+        f"Differences are taken seed by seed, of the seeds that both have. Pale: small capacity. {INTERVALS}",
+        " ".join(_best(section.rows, column) for column in _scores(section)),
+    )
+
+
+def _over_training(section: Section, histories: Histories) -> Iterator[Part]:
+    look = looks(section.rows)
+    for model, rows in of_model(section.rows).items():
+        ended = [run for run in histories.ended if run.model == model]
+        drawn, crossings = draw_curves(rows, ended, histories, look)
+        said = f"{'; '.join(crossings)}. " if crossings else ""
+        caption = f"Means over seeds. {THINNED} {said}{INTERVALS}"
+        yield _figure(drawn, f"curves-{model}", f"Training of {model}", caption, _best(rows, UPSTREAM))
+        routing = draw_health(rows, histories, look)
+        if routing is not None:
+            caption = (
+                f"Means over the MoE layers and over seeds, of training steps. {THINNED} Under expert choice the load "
+                f"is fair by construction and not drawn. docs/telemetry.md says what each figure means. {INTERVALS}"
+            )
+            alt = f"Load, lost tokens and certainty of the routers of {model} over training."
+            yield _figure(routing, f"routing-{model}", f"Routing of {model} over training", caption, alt)
+
+
+def _scores(section: Section) -> list[Column]:
+    """Upstream, then each probe."""
+    return [UPSTREAM, *probe_columns(run for row in section.rows for run in row.runs)]
+
+
+def _best(rows: Sequence[Row], column: Column) -> str:
+    """What is to be seen, in a sentence a model."""
+    sentences = []
+    for model, its in of_model(rows).items():
+        means = [(mean.mean, i) for i, row in enumerate(its) if (mean := row.mean(column.figure))]
+        if means:
+            best = its[max(means)[1]]
+            at = "" if best.router == "dense" else f" at {capacity_words(best.capacity)}"
+            what = column.heading.removesuffix(" %")
+            sentences.append(f"{model}: {router_text(best)}{at} has the highest {what}, {_percent(best, column)}.")
+    return " ".join(sentences)
+
+
+def _percent(row: Row, column: Column) -> str:
+    mean = row.mean(column.figure)
+    return "no value" if mean is None else f"{100 * mean.mean:.1f} %"
+
+
+def _figure(drawn: Drawing, name: str, title: str, caption: str, alt: str) -> Figure:
+    svg, png = encoded(drawn)
+    return Figure(name, title, caption.strip(), svg, png, alt)

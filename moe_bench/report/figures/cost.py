@@ -1,0 +1,166 @@
+"""Figures 1 and 2: accuracy against what the training cost, a panel for each model, the published points below.
+
+A marker is a router at one capacity, its area the capacity; a grey staircase joins what nothing cheaper beats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from moe_bench.monitor.units import MISSING
+from moe_bench.report.figures.style import (
+    GREY,
+    Look,
+    area,
+    capacities,
+    capacity_words,
+    handle,
+    limits,
+    look_of,
+    looks,
+    note,
+    of_model,
+    panels,
+)
+from moe_bench.report.groups import Mean, Row, mean_of
+from moe_bench.report.paper import DAYS, Published
+
+BACKWARD = 3  # a forward and a backward pass cost so many forward passes
+PREFIXES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting: what it cost, how well it did, and half of each 95 % interval where there are seeds for one."""
+
+    look: Look
+    capacity: float | None
+    dense: bool
+    cost: float
+    score: float
+    cost_half: float | None = None
+    score_half: float | None = None
+
+
+@dataclass(frozen=True)
+class Price:
+    """What is on the axis of cost: device-days, or FLOPs in units of ``unit``."""
+
+    label: str
+    unit: float = 0.0
+
+    def of(self, row: Row) -> Mean | None:
+        if not self.unit:
+            return row.mean("cost/device_days")
+        return mean_of([flops / self.unit for flops in training_flops(row)])
+
+
+def training_flops(row: Row) -> list[float]:
+    """Of each run: those of its forward and backward passes over all pictures it saw."""
+    figures = [(run.number("flops/image"), run.number("samples_seen")) for run in row.runs]
+    return [BACKWARD * each * seen for each, seen in figures if each and seen]
+
+
+def price(rows: Sequence[Row]) -> Price:
+    """Device-days, if all finished runs had the same devices; else FLOPs, which are the same everywhere."""
+    summaries = [run.summary or {} for row in rows for run in row.runs]
+    if len({(summary.get("device"), summary.get("world_size")) for summary in summaries}) == 1:
+        return Price("training cost (device-days)")
+    most = max((flops for row in rows for flops in training_flops(row)), default=0.0)
+    unit, prefix = next(((unit, name) for unit, name in PREFIXES if most >= unit), (1.0, ""))
+    return Price(f"training compute ({prefix}FLOP, forward and\nbackward; timed on different devices)", unit)
+
+
+def points(rows: Iterable[Row], figure: str, axis: Price, look: Mapping[tuple[str, str], Look]) -> list[Point]:
+    """``figure`` of the summaries, a fraction, in percent; rows without it or without a price have no point."""
+    found = []
+    for row in rows:
+        score, cost = row.mean(figure), axis.of(row)
+        if score and cost:
+            half = None if score.half is None else 100 * score.half
+            place = (cost.mean, 100 * score.mean, cost.half, half)
+            found.append(Point(look[row.router, row.variant], row.capacity, row.router == "dense", *place))
+    return found
+
+
+def published_points(paper: Published, figure: str) -> dict[str, list[Point]]:
+    """What the paper reports, by model."""
+    found: dict[str, list[Point]] = {}
+    for model, router, capacity in paper.values:
+        score, cost = (paper.text(name, model, router, capacity) for name in (figure, DAYS))
+        if MISSING not in (score, cost):
+            point = Point(look_of(router), capacity, False, float(cost), float(score))
+            found.setdefault(model, []).append(point)
+    return found
+
+
+def front(found: Iterable[Point]) -> list[Point]:
+    """The Pareto front, the cheapest first: points that no other beats at their cost or below it."""
+    best: list[Point] = []
+    for point in sorted(found, key=lambda point: (point.cost, -point.score)):
+        if not best or point.score > best[-1].score:
+            best.append(point)
+    return best
+
+
+def draw_cost(
+    rows: Sequence[Row], figure: str, label: str, published: Mapping[str, list[Point]] | None = None, source: str = ""
+) -> Figure:
+    """A panel for each model of ``rows``; below them one for each of ``published``, whose scores are of ``source``."""
+    axis, look, models = price(rows), looks(rows), of_model(rows)
+    ours = {model: points(its, figure, axis, look) for model, its in models.items()}
+    below = published or {}
+    handles = _handles(rows, [*ours.values(), *below.values()])
+    drawn, grid = panels(1 + bool(below), max(len(ours), len(below)), 2.2, handles)
+    for axes, (model, found) in zip(grid[0], ours.items()):
+        _panel(axes, found, model, axis.label)
+    for axes, (model, found) in zip(grid[-1], below.items()):
+        _panel(axes, found, f"{model}, as published", "training cost (TPUv3-days)")
+    grid[0, 0].set_ylabel(label)
+    if below:
+        grid[-1, 0].set_ylabel(source)
+    for axes in [*grid[0, len(ours) :], *(grid[-1, len(below) :] if below else [])]:
+        axes.set_axis_off()
+    return drawn
+
+
+def _panel(axes: Axes, found: list[Point], title: str, label: str) -> None:
+    axes.set_title(title, loc="left")
+    axes.set_xlabel(label)
+    if not found:
+        note(axes, "no values yet")
+        return
+    best = front(found)
+    axes.step([p.cost for p in best], [p.score for p in best], where="post", color=GREY, linewidth=0.9, zorder=1.5)
+    for point in sorted(found, key=lambda point: -(point.capacity or 0)):  # small ones on top
+        _draw(axes, point)
+    axes.set_xlim(limits([(p.cost, p.cost_half) for p in found]))
+    axes.set_ylim(limits([(p.score, p.score_half) for p in found]))
+
+
+def _draw(axes: Axes, point: Point) -> None:
+    look, size = point.look, math.sqrt(area(None if point.dense else point.capacity))
+    across, up = (math.nan if half is None else half for half in (point.cost_half, point.score_half))
+    marker = {**look.point, "markersize": size, "markeredgewidth": 0.8 if look.hollow else 0.3, "linestyle": ""}
+    axes.errorbar([point.cost], [point.score], [up], [across], ecolor=look.colour, elinewidth=0.7, zorder=2, **marker)
+    if point.dense:
+        axes.axhline(point.score, linewidth=0.9, zorder=1.5, **look.line)
+
+
+def _handles(rows: Sequence[Row], panels: Iterable[list[Point]]) -> list[Artist]:
+    """Routers, sizes for capacities, the front."""
+    shown = [point for found in panels for point in found]
+    by_look = {point.look.label: handle(point.look, line=point.dense) for point in shown}
+    sizes = dict.fromkeys([*capacities(row for row in rows if row.runs), *(p.capacity for p in shown if not p.dense)])
+    circle: dict[str, Any] = {"marker": "o", "linestyle": "", "color": GREY, "markeredgewidth": 0}
+    circles = [Line2D([], [], label=capacity_words(c), markersize=math.sqrt(area(c)), **circle) for c in sizes]
+    staircase = Line2D([], [], color=GREY, linewidth=0.9, label="Pareto front")
+    return [*by_look.values(), *(circles if len(circles) > 1 else []), staircase]

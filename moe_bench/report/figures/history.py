@@ -1,0 +1,121 @@
+"""How runs came to their result: metrics.jsonl, thinned to what a figure can show.
+
+Validations are all kept. Of the training rows, about ``PER_BIN`` evenly spaced ones in each of ``BINS`` spans of the
+training are read, so that a thousand runs take seconds; a span has the mean of its rows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_bench.report.collect import Run, as_number
+from moe_bench.report.groups import mean_of
+
+METRICS = "metrics.jsonl"
+BINS, PER_BIN = 60, 4
+TRAINING = ("train/loss", "routing/")
+"""What the names of the figures begin with that are kept of training rows."""
+
+Points = Mapping[float, float]
+"""Training pictures seen → a figure."""
+
+History = Mapping[str, Points]
+"""A figure's name → what it was over one run."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure over training: its mean over seeds, and half the width of the 95 % interval (nan for one seed)."""
+
+    x: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    half: NDArray[np.float64]
+
+    def scaled(self, x: float = 1.0, y: float = 1.0) -> Curve:
+        """In other units."""
+        return Curve(x * self.x, y * self.mean, y * self.half)
+
+
+def read(run: Run) -> History:
+    """Its figures; none where metrics.jsonl cannot be read. A torn last line does not count."""
+    try:
+        data = (run.path / METRICS).read_bytes()
+    except OSError:
+        return {}
+    lines = data[: data.rfind(b"\n") + 1].splitlines()
+    training = [line for line in lines if b'"train/loss"' in line]
+    every = max(1, len(training) // (BINS * PER_BIN))
+    validation = [line for line in lines if b'"val/prec1"' in line]
+    return {
+        "val/prec1": _points(_rows(validation), "val/prec1"),
+        **_binned(_rows(training[(len(training) - 1) % every :: every])),
+    }
+
+
+def over_seeds(histories: Iterable[History], figure: str) -> Curve:
+    """One curve of several runs that differ in their seed; at each point, of those that have it."""
+    found: dict[float, list[float]] = {}
+    for history in histories:
+        for x, value in history.get(figure, {}).items():
+            found.setdefault(x, []).append(value)
+    means = [(x, mean) for x, values in sorted(found.items()) if (mean := mean_of(values))]
+    halves = [math.nan if mean.half is None else mean.half for _, mean in means]
+    return Curve(np.array([x for x, _ in means]), np.array([mean.mean for _, mean in means]), np.array(halves))
+
+
+def overtaking(curve: Curve, other: Curve) -> tuple[float, float] | None:
+    """(x, y) where ``curve`` crosses ``other`` for the last time, between points on straight lines; None if never."""
+    if not len(curve.x) or not len(other.x):
+        return None
+    x = np.union1d(curve.x, other.x)
+    x = x[(x >= max(curve.x[0], other.x[0])) & (x <= min(curve.x[-1], other.x[-1]))]
+    y = np.interp(x, curve.x, curve.mean)
+    lead = y - np.interp(x, other.x, other.mean)
+    turns = np.nonzero(lead[:-1] * lead[1:] < 0)[0]
+    if not len(turns):
+        return None
+    i = turns[-1]
+    share = lead[i] / (lead[i] - lead[i + 1])
+    return float(x[i] + share * (x[i + 1] - x[i])), float(y[i] + share * (y[i + 1] - y[i]))
+
+
+def _rows(lines: Iterable[bytes]) -> list[dict[str, Any]]:
+    """Those lines that are rows with their place."""
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and as_number(row.get("samples_seen")) is not None:
+            rows.append(row)
+    return rows
+
+
+def _points(rows: Iterable[Mapping[str, Any]], figure: str) -> Points:
+    """The last value counts where a place has several; what was no number (null) has no point."""
+    found = {row["samples_seen"]: as_number(row.get(figure)) for row in rows}
+    return {float(x): value for x, value in found.items() if value is not None}
+
+
+def _binned(rows: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
+    """Means over the ``BINS`` spans between no picture and the last row, each at the middle of its span."""
+    if not rows:
+        return {}
+    total = max(row["samples_seen"] for row in rows)
+    width = total / BINS
+    spans: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        span = max(0, math.ceil(BINS * row["samples_seen"] / total) - 1) if total else 0
+        for name, value in row.items():
+            if name.startswith(TRAINING) and isinstance(value, int | float):
+                spans.setdefault(name, {}).setdefault(span, []).append(value)
+    return {name: {(i + 0.5) * width: fmean(values) for i, values in found.items()} for name, found in spans.items()}
