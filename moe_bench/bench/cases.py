@@ -20,7 +20,6 @@ T = TypeVar("T")
 
 DTYPES = ("float32", "bf16")
 ROUTERS = ("softmax_tc", "sinkhorn_tc", "softmax_ec", "sinkhorn_ec", "sparse_ec", "soft")
-SOLVERS = ("adam", "sweeps", "dual")
 
 
 @dataclass(frozen=True)

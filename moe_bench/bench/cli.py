@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from moe_bench.bench.cases import DTYPES, ROUTERS, SOLVERS, Case, make_cases, numbers, size, whole, words
+from moe_bench.bench.cases import DTYPES, ROUTERS, Case, make_cases, numbers, size, whole, words
 from moe_bench.bench.timing import WARMUP
 from moe_bench.data.progress import progress
 from moe_bench.errors import EXIT_SIGINT, CheckpointError, ConfigError, Interrupted, MoeBenchError
 from moe_bench.monitor.console import make_console
 from moe_bench.monitor.units import gigabytes
+from moe_bench.routing.words import SOLVERS
 
 if TYPE_CHECKING:
     import torch

@@ -15,9 +15,10 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Any
 
-from moe_bench.config.schema import AFFINITIES, RouterConfig, SparseRouterConfig
+from moe_bench.config.schema import RouterConfig, SparseRouterConfig
 from moe_bench.errors import ConfigError
 from moe_bench.guard import blaming
+from moe_bench.routing.words import AFFINITIES
 
 ROUTERS, OWN_AFFINITIES = "moe_bench.routers", "moe_bench.affinities"
 """The groups of entry points."""

@@ -11,12 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moe_bench.routing.capacity import choices_of_token
+from moe_bench.routing.words import AFFINITIES, CHOICES, COMBINES, PRIORITIES, SOLVERS
 
-AFFINITIES = ("softmax", "sigmoid", "relu", "sinkhorn", "sparse")
-CHOICES = ("token", "expert")
-COMBINES = ("softmax", "plan")
-SOLVERS = ("adam", "sweeps", "dual")
-PRIORITIES = ("order", "score")
 ROUNDINGS = ("nearest", "up")
 HEADS = ("token", "gap", "map")
 LOSSES = ("softmax", "sigmoid")

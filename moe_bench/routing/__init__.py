@@ -17,7 +17,7 @@ The paper, from front to back, and where each of its ideas lives:
         2.1-2.6  the six routers by name, made of the above            router     make_router, PRESETS
 
 Beside the paper: ``numerics`` (precision, ties, padding), ``init`` (how a gate starts), ``stats`` (what a routing did),
-``balance`` (a bias instead of a loss), ``controls`` (hash and chance).
+``balance`` (a bias instead of a loss), ``controls`` (hash and chance), ``words`` (what settings may say).
 Names load on first use, so that ``moe_bench.routing.capacity`` can be had without torch.
 """
 

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from moe_bench.routing.dispatch import Routing
 from moe_bench.routing.numerics import top
-
-PRIORITIES = ("order", "score")
+from moe_bench.routing.words import PRIORITIES
 
 
 def token_choice(

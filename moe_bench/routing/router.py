@@ -29,21 +29,18 @@ from torch.nn import functional as F
 
 from moe_bench.routing.affinity import ITERATIONS, OwnAffinity, relu, sigmoid, sinkhorn, softmax
 from moe_bench.routing.capacity import Capacity, choices_of_token
-from moe_bench.routing.choice import PRIORITIES, expert_choice, token_choice
+from moe_bench.routing.choice import expert_choice, token_choice
 from moe_bench.routing.dispatch import Routing
 from moe_bench.routing.init import lecun_normal_
 from moe_bench.routing.losses import gshard_loss, importance_loss, load_loss, z_loss
 from moe_bench.routing.noise import normal_like
 from moe_bench.routing.numerics import no_autocast, wide
 from moe_bench.routing.soft_moe import SoftRouter
-from moe_bench.routing.transport import SOLVERS, sparse
+from moe_bench.routing.transport import sparse
+from moe_bench.routing.words import AFFINITIES, CHOICES, COMBINES, PRIORITIES, SOLVERS
 
 GATES = {"softmax": softmax, "sigmoid": sigmoid, "relu": relu}
 """Affinities of one token alone, which are weights too."""
-
-AFFINITIES = (*GATES, "sinkhorn", "sparse")
-CHOICES = ("token", "expert")
-COMBINES = ("softmax", "plan")
 
 # Noise: the paper writes it in eq. 6 only, but the authors' Sinkhorn routers have it from their softmax parents; their
 # sparse routers never add any.
@@ -157,14 +154,12 @@ class SparseRouter(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Who goes where, and what the outputs count, both (G, T, E).
 
-        Beside a plan the weights are a softmax: of the noisy logits for Sinkhorn Expert Choice but of the clean ones
-        for Sinkhorn Token Choice, as the authors' code has it, and so for an affinity of one's own. Only weights pass
-        gradients on.
+        Only weights pass gradients on.
         """
         if self.affinity in GATES:
             gates = GATES[self.affinity](noisy)
             return gates, gates
-        gates = softmax(noisy if self.affinity != "sparse" and self.choice == "expert" else clean)
+        gates = softmax(noisy if self._weighs_by_noisy_logits else clean)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.combine == "plan"):
             if self.own is not None:
                 plan = self.own(noisy, mask)
@@ -173,6 +168,13 @@ class SparseRouter(nn.Module):
             else:
                 plan = sparse(softmax(clean), slots, self.solver, self.iterations, self.solver_lr, mask)
         return plan, plan if self.combine == "plan" else gates
+
+    @property
+    def _weighs_by_noisy_logits(self) -> bool:
+        """Whether the softmax beside a plan is of the noisy logits: it is for Sinkhorn Expert Choice, but of the clean
+        ones for Sinkhorn Token Choice, as the authors' code has it. An affinity of one's own does the same.
+        """
+        return self.choice == "expert" and self.affinity != "sparse"
 
     def _losses(self, clean: Tensor, noisy: Tensor, noise_std: float, mask: Tensor | None) -> dict[str, Tensor]:
         """Those losses that have a weight; the load loss exists only where there is noise."""

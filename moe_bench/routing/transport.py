@@ -21,9 +21,9 @@ from torch import Tensor
 
 from moe_bench.routing.dual import dual_prices, simplex_threshold, sweep_prices
 from moe_bench.routing.numerics import real_tokens, top, wide
+from moe_bench.routing.words import SOLVERS
 
 GRADIENT_TOLERANCE = 1e-3
-SOLVERS = ("adam", "sweeps", "dual")
 
 
 def iterations_of(solver: str, tokens: int, experts: int) -> int:
