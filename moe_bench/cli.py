@@ -33,7 +33,7 @@ VERBS = {
     "sync": ("upload to W&B what runs kept offline", "moe_bench.report.sync", []),
     "shards": ("make, index or verify shards of pictures", "moe_bench.data.cli", []),
     "bench": ("time and memory of layers and routers", "moe_bench.bench.cli", []),
-    "explain": ("draw what each router does with the same pictures", "moe_bench.explain.cli", []),
+    "explain": ("draw where a run, or each router, sends patches of pictures", "moe_bench.explain.cli", []),
     "export": ("write a finished run's weights as one safetensors file", "moe_bench.export", []),
     "evaluate": ("a finished run at other capacities, one image a group", "moe_bench.evaluation.cli", []),
     "probe": ("probe a finished run on more data", "moe_bench.probe.cli", []),

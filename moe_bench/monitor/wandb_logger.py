@@ -91,6 +91,17 @@ class WandbLogger(Logger):
 
         self._safely(act)
 
+    @rank_zero_only
+    def log_pictures(self, pictures: Mapping[str, Path], step: int) -> None:
+        """Each name as the picture in that file."""
+
+        def act() -> None:
+            image = importlib.import_module("wandb").Image
+            drawn = {name: image(str(path)) for name, path in pictures.items()}
+            self._started().log({**drawn, "step": step, "samples_seen": step * self._batch})
+
+        self._safely(act)
+
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The settings are given to ``__init__``."""
 

@@ -43,6 +43,7 @@ def _probe(args: argparse.Namespace, config: Config) -> int:
     from moe_bench.probe.callback import floor
     from moe_bench.probe.features import pre_logits
     from moe_bench.probe.score import Protocol, Reader, open_sets, score
+    from moe_bench.training.place import torch_device
 
     protocol = Protocol(
         shots=tuple(args.shots or settings.shots),
@@ -53,7 +54,7 @@ def _probe(args: argparse.Namespace, config: Config) -> int:
     )
     sets = open_sets(sources, config.data.cache_dir)
     model, step = load_model(args.run, config)
-    device = _device(args.device)
+    device = torch_device(args.device)
     reader = Reader(config.model.image_size, args.batch, args.workers, device)
     scores = score(sets, protocol, pre_logits(model.eval().to(device)), reader)
     floors = floor(sets, protocol, reader)
@@ -106,9 +107,3 @@ def _numbers(text: str) -> list[int]:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"numbers like 1,5,10 wanted, not {text!r}") from None
-
-
-def _device(asked: str) -> str:
-    from moe_bench.training.place import resolve
-
-    return "cuda" if resolve(asked).accelerator == "gpu" else "cpu"

@@ -42,6 +42,11 @@ class Place:
         return "" if self.world == 1 else self.strategy + dealt
 
 
+def torch_device(asked: str) -> str:
+    """The one device that a verb computes on, "cpu" or "cuda", from "auto", "cpu" or "gpu"."""
+    return "cuda" if resolve(asked).accelerator == "gpu" else "cpu"
+
+
 def resolve(
     accelerator: str = "auto",
     devices: int = 1,

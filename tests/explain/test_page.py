@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_bench.explain import cli
+from moe_bench.explain import routers
 from moe_bench.explain.routed import route
 from moe_bench.routing import PRESETS, Capacity
 
@@ -44,6 +44,6 @@ def test_the_code_is_where_the_page_says() -> None:
 
 def test_the_numbers_are_what_the_command_prints() -> None:
     command = shlex.split(re.search(r"^moe-bench explain (.*)$", TEXT, re.MULTILINE)[1])  # type: ignore[index]
-    scene, factor = cli._by_construction(cli._parser().parse_args(command))
-    told = cli.table(scene, factor, [route(scene, name, Capacity(factor)) for name in PRESETS])
+    scene, factor = routers._by_construction(routers._parser().parse_args(command))
+    told = routers.table(scene, factor, [route(scene, name, Capacity(factor)) for name in PRESETS])
     assert f"```text\n{told}\n```" in TEXT

@@ -14,7 +14,7 @@ from moe_bench.config.schema import CapacityConfig, DenseRouterConfig, ModelConf
 from moe_bench.data.index import open_split
 from moe_bench.data.sources import split_of
 from moe_bench.errors import CheckpointError, ConfigError
-from moe_bench.explain import cli
+from moe_bench.explain import routers
 from moe_bench.explain.routed import route
 from moe_bench.explain.scene import IMAGE_SIZE, PATCH, constructed, read_pictures, trained
 from moe_bench.model import from_config
@@ -42,7 +42,7 @@ def test_the_numbers_told_are_those_of_the_routings(shards: Path, capacity: floa
     pictures = read_pictures(open_split(split_of(shards, "val")), 3, IMAGE_SIZE)
     scene = constructed(pictures, PATCH, 4, "birds")
     several = [route(scene, name, Capacity(capacity)) for name in PRESETS]
-    lines = told(cli.table(scene, capacity, several))
+    lines = told(routers.table(scene, capacity, several))
     assert lines.keys() == PRESETS.keys()
     for routed in several:
         if routed.soft:
@@ -60,7 +60,7 @@ def test_there_is_a_picture_of_every_router_and_one_of_all(
     shards: Path, tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert cli.run(["routers", "--images", str(shards), *SMALL, "--out", str(out), "--format", form]) == 0
+    assert routers.run(["routers", "--images", str(shards), *SMALL, "--out", str(out), "--format", form]) == 0
     assert {path.name for path in out.iterdir()} == {f"{name}.{form}" for name in (*PRESETS, "all")}
     assert told(capsys.readouterr().out).keys() == PRESETS.keys()
     for path in out.iterdir():
@@ -83,8 +83,8 @@ def test_a_run_gives_its_gate_its_pictures_and_its_capacity(
     assert f"gate of block 1 of {folder.name}" in text
     assert "2 pictures of digits: 32 tokens, 8 experts, capacity 2" in text
     words = ["routers", "--run", str(folder), "--images", str(shards), "--pictures", "5", "--capacity", "1"]
-    scene, factor = cli._from_run(cli._parser().parse_args(words))
-    assert cli.table(scene, factor, []).startswith("5 pictures of birds: 80 tokens, 8 experts, capacity 1\n")
+    scene, factor = routers._from_run(routers._parser().parse_args(words))
+    assert routers.table(scene, factor, []).startswith("5 pictures of birds: 80 tokens, 8 experts, capacity 1\n")
     with pytest.raises(ConfigError, match="--experts 4"):
         program.dispatch(["explain", "routers", "--run", str(folder), "--experts", "4"])
 
@@ -111,11 +111,11 @@ def test_what_cannot_be_shown_is_refused_with_the_numbers(
     shards: Path, words: list[str], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        cli.run(["routers", "--images", str(shards), *words, "--out", str(tmp_path / "out")])
+        routers.run(["routers", "--images", str(shards), *words, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 
 def test_a_place_that_cannot_be_written_is_named(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="--out FOLDER"):
-        cli.run(["routers", "--images", str(shards), *SMALL, "--out", str(tmp_path / "file")])
+        routers.run(["routers", "--images", str(shards), *SMALL, "--out", str(tmp_path / "file")])
