@@ -41,8 +41,9 @@ from moe_bench.training.fault import fault
 from moe_bench.training.module import LitViT, Optimization
 from moe_bench.training.optim import Schedule
 from moe_bench.training.parallel import spread
+from moe_bench.training.peak import peak
 from moe_bench.training.place import Place, accumulation, resolve
-from moe_bench.training.rehearse import image_seconds
+from moe_bench.training.rehearse import Rehearsal, rehearse
 from moe_bench.training.stop import StopAtBoundary, StopSignals
 from moe_bench.training.trainer import make_trainer
 from moe_bench.training.validation import Validation
@@ -143,8 +144,8 @@ def module(cfg: Config, at: Place, num_classes: int) -> LitViT:
     return lit
 
 
-def expected_seconds(cfg: Config, at: Place, lit: LitViT, pieces: int, step: int) -> float | None:
-    """About how long the training after ``step`` takes, from a rehearsal of one piece of a batch.
+def rehearsal(cfg: Config, at: Place, lit: LitViT, pieces: int) -> Rehearsal | None:
+    """What a few pieces of ``pieces`` images take on one device.
 
     None where a device holds a part of the model only: it is not cut up yet, and whole it may not fit.
     """
@@ -152,8 +153,14 @@ def expected_seconds(cfg: Config, at: Place, lit: LitViT, pieces: int, step: int
         return None
     device = "cuda" if at.accelerator == "gpu" else "cpu"
     small = min(pieces, cfg.capacity.group_images)
-    seconds = image_seconds(lit, cfg.model.image_size, (small, pieces), device, at.precision)
-    return (cfg.recipe.steps - step) * cfg.recipe.batch / at.world * seconds
+    return rehearse(lit, cfg.model.image_size, (small, pieces), device, at.precision)
+
+
+def expected_seconds(cfg: Config, at: Place, rehearsed: Rehearsal | None, step: int) -> float | None:
+    """About how long the training after ``step`` takes; None where nothing was rehearsed."""
+    if rehearsed is None:
+        return None
+    return (cfg.recipe.steps - step) * cfg.recipe.batch / at.world * rehearsed.image_s
 
 
 @dataclass(frozen=True)
@@ -186,7 +193,14 @@ def fit(
     """The trainer with its callbacks in the order that they rely on: measure, evaluate, write, save, stop."""
     r, run = cfg.recipe, cfg.runtime
     clock = StepClock()
-    throughput = Throughput(clock, r.batch, at.world, run.log_every)
+    throughput = Throughput(
+        clock,
+        r.batch,
+        at.world,
+        run.log_every,
+        flops_per_image=price(cfg, data.num_classes).flops_per_image_training,
+        peak=peak(at.accelerator, at.name, at.precision),
+    )
     progress = RunProgress(console, throughput, validation_batches=-(-data.val_size // (data.device_batch * at.world)))
     warn = partial(console.print, style="yellow", soft_wrap=True)
     accounting = Accounting(data, warn)

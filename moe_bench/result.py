@@ -13,6 +13,7 @@ from moe_bench.routing.affinity import ITERATIONS
 from moe_bench.routing.capacity import slots_per_expert
 from moe_bench.routing.transport import iterations_of
 from moe_bench.training.place import Place, accumulation
+from moe_bench.training.rehearse import Rehearsal
 
 
 def facts(
@@ -91,7 +92,9 @@ def _evaluation(cfg: Config, costs: Cost) -> dict[str, Any]:
     return {"capacity/eval": c.eval_factor, "slots_per_expert/eval": slots}
 
 
-def summary(cfg: Config, at: Place, found: Pictures, costs: Cost, measures: Measures) -> dict[str, Any]:
+def summary(
+    cfg: Config, at: Place, found: Pictures, costs: Cost, measures: Measures, rehearsed: Rehearsal | None
+) -> dict[str, Any]:
     """summary.json: accuracies are shares of 1; times are in the unit that their name ends in."""
     return {
         "run_id": run_id(cfg),
@@ -108,11 +111,13 @@ def summary(cfg: Config, at: Place, found: Pictures, costs: Cost, measures: Meas
         "params/total": costs.params_total,
         "params/active": costs.params_active,
         "flops/image": costs.flops_per_image,
+        "flops/step": costs.flops_per_image_training * cfg.recipe.batch,
         "tokens_per_group": costs.tokens_per_group,
         "slots_per_expert": costs.slots_per_expert,
         **_evaluation(cfg, costs),
         **_solving(cfg, costs),
         **measures.throughput.summary(),
+        "time/routing_share": None if rehearsed is None else rehearsed.routing_share,
         "device": at.name,
         "world_size": at.world,
         "precision": at.precision,

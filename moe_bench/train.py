@@ -93,14 +93,15 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console, group
             device=at.name, world_size=at.world, sharing=at.sharing, precision=at.precision, device_batch=pieces
         )
         with console.status("timing a few pieces of work …"):
-            about_s = build.expected_seconds(cfg, at, module, pieces, start.step)
+            rehearsed = build.rehearsal(cfg, at, module, pieces)
+            about_s = build.expected_seconds(cfg, at, rehearsed, start.step)
         signals.check()
         facts = result.facts(cfg, at, found, costs, pieces, note=start.note, folder=str(folder.path), about_s=about_s)
         console.print(header(facts, console.width), soft_wrap=True)
         try:
             with room.explaining_shortage(cfg, costs, pieces):
                 fit.trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
-            summary = result.summary(cfg, at, found, costs, fit.measures) | module.figures()
+            summary = result.summary(cfg, at, found, costs, fit.measures, rehearsed) | module.figures()
             folder.finish(summary)
         except BaseException:
             fit.close(exit_code=1)

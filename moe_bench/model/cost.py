@@ -30,6 +30,9 @@ class Cost:
     """Forward pass in training; a multiplication and an addition are 2. In are matrix products, convolution and
     attention, as torch's FLOP counter counts them: those of the gate, and Soft MoE's mixtures. Out is what works on
     single values or rows: norms, softmax, GELU, Sinkhorn, the sparse solver, moving and adding up rows."""
+    flops_per_image_training: float
+    """Of a training step: the forward pass and, twice as much, the backward, but for the gradient of the pictures,
+    which nobody asks for. Activations that are computed twice to save memory count once."""
     group_images: int
     tokens_per_group: int
     slots_per_expert: int
@@ -56,10 +59,12 @@ def cost(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig, num
     others = _shared_params(model, size, num_classes) + size.moe_layers * _router_params(model, router, size)
     used = _experts_per_token(model, router, capacity, size)
     active = size.moe_layers * used * mlp_params(model)
+    forward = _shared_flops(model, size, num_classes) + _routed_flops(model, router, size)
     return Cost(
         params_total=others + experts,
         params_active=others + round(active),
-        flops_per_image=_shared_flops(model, size, num_classes) + _routed_flops(model, router, size),
+        flops_per_image=forward,
+        flops_per_image_training=3 * forward - _embedding_flops(model),
         group_images=size.group_images,
         tokens_per_group=size.group_tokens,
         slots_per_expert=size.slots,
@@ -112,15 +117,19 @@ def _experts_per_token(model: ModelConfig, router: RouterConfig, capacity: Capac
 def _shared_flops(model: ModelConfig, size: Sizes, num_classes: int) -> int:
     """Of one image outside MoE layers: matrix products and convolution, as torch's FLOP counter counts them."""
     width, tokens = model.width, size.tokens
-    patches = (model.image_size // model.patch) ** 2
-    embedding = 2 * patches * 3 * model.patch**2 * width
     attention = 8 * tokens * width**2 + 4 * tokens**2 * width  # q, k, v, output; q·k and weights·v
     mlp = 4 * width * model.mlp
     pool = 0
     if model.head == "map":
         pool = 4 * width**2 + 4 * tokens * width**2 + 4 * tokens * width + mlp  # q, output; k, v; attention; MLP
     dense = model.depth * attention + (model.depth - size.moe_layers) * tokens * mlp
-    return embedding + dense + pool + 2 * width * num_classes
+    return _embedding_flops(model) + dense + pool + 2 * width * num_classes
+
+
+def _embedding_flops(model: ModelConfig) -> int:
+    """Of one image's patches, forward."""
+    patches = (model.image_size // model.patch) ** 2
+    return 2 * patches * 3 * model.patch**2 * model.width
 
 
 def _routed_flops(model: ModelConfig, router: RouterConfig, size: Sizes) -> float:

@@ -43,6 +43,19 @@ def check(model: ModelConfig, router: RouterConfig, capacity: CapacityConfig, im
     assert price.flops_per_image * images == flops
 
 
+@pytest.mark.parametrize("head", ["token", "map"])
+def test_a_training_step_costs_what_torch_counts_forward_and_backward(
+    any_router_config: RouterConfig, head: str
+) -> None:
+    model = replace(TINY, head=head)
+    vit = from_config(model, any_router_config, CapacityConfig(2.0), CLASSES)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        output = vit(torch.randn(8, 3, model.image_size, model.image_size), detail=True)
+        (output.logits.sum() + output.aux_loss).backward()
+    price = cost(model, any_router_config, CapacityConfig(2.0), CLASSES)
+    assert price.flops_per_image_training * 8 == counter.get_total_flops()
+
+
 @pytest.mark.parametrize("factor", [1.0, 1.5])
 def test_tiny_costs_what_torch_counts(any_router_config: RouterConfig, factor: float) -> None:
     check(TINY, any_router_config, CapacityConfig(factor))

@@ -11,6 +11,7 @@ import pytest
 from lightning.pytorch import Callback
 
 from moe_bench.monitor.throughput import StepClock, Throughput, peak_gb
+from moe_bench.training.peak import Peak
 
 from .tiny import BATCH, fit
 
@@ -74,6 +75,32 @@ def test_time_is_added_up_over_attempts(tmp_path: Path) -> None:
     second.load_state_dict(first.state_dict())
     assert second.summary()["time/train_s"] == pytest.approx(first.summary()["time/train_s"], rel=0.05)
     assert second.step_s == pytest.approx(first.step_s, rel=0.05)
+
+
+def test_the_time_of_a_core_is_not_the_time_of_the_wall(tmp_path: Path) -> None:
+    """Sleeping takes a run's time and no processor; work on a processor counts as both."""
+    slept = measured(tmp_path, SleepInSteps()).summary()
+    cpu_s, train_s = slept["cost/cpu_s"], slept["time/train_s"]
+    assert isinstance(cpu_s, float)
+    assert isinstance(train_s, float)
+    assert 0 < cpu_s < train_s - 2 * SLEEP_S
+    older = Throughput(StepClock(), BATCH)
+    older.load_state_dict({"train_s": 1.0, "steps": 1, "step_s": [], "fetch_share": []})
+    assert older.summary()["cost/cpu_s"] is None
+
+
+def test_utilisation_is_work_done_over_work_possible(tmp_path: Path) -> None:
+    clock, folder = StepClock(), tmp_path / "run"
+    throughput = Throughput(
+        clock, BATCH, devices=2, log_every=2, flops_per_image=3e6, peak=Peak(1e9, "data sheet of a toy")
+    )
+    fit(folder, 4, callbacks=[throughput], profiler=clock)
+    found = throughput.summary()
+    step_ms = found["time/step_ms_median"]
+    assert isinstance(step_ms, float)
+    assert found["cost/mfu"] == pytest.approx(3e6 * BATCH / (2 * 1e9 * step_ms / 1000))
+    assert found["cost/peak_source"] == "data sheet of a toy"
+    assert Throughput(clock, BATCH).mfu(100.0) is None  # of a device that nobody knows
 
 
 def test_memory_is_that_of_this_process() -> None:
