@@ -141,13 +141,19 @@ def _partition(runs: Iterable[Run], belongs: Callable[[str], bool]) -> list[list
 
 def _distinctions(groups: list[list[Run]], names: Sequence[Hashable], belongs: Callable[[str], bool]) -> list[str]:
     """For each group the settings, in brackets, that tell it from groups of the same name; empty if there are none."""
-    firsts = [group[0] for group in groups]
-    alike = [[other for other, same in zip(firsts, names) if same == name] for name in names]
-    return [f"({_apart(run, others, belongs)})" if len(others) > 1 else "" for run, others in zip(firsts, alike)]
+    alike: dict[Hashable, list[Run]] = {}
+    for group, name in zip(groups, names):
+        alike.setdefault(name, []).append(group[0])
+    keys = {name: _differing(runs, belongs) for name, runs in alike.items()}
+    return [_settings(group[0], keys[name]) if len(alike[name]) > 1 else "" for group, name in zip(groups, names)]
 
 
-def _apart(run: Run, alike: list[Run], belongs: Callable[[str], bool]) -> str:
-    """The settings in which ``alike`` differ, as ``run`` has them."""
-    keys = sorted({key for other in alike for key in other.science if belongs(key)} - {"seed"})
-    differing = [key for key in keys if len({json.dumps(other.science.get(key)) for other in alike}) > 1]
-    return ", ".join(f"{key}={run.science.get(key, 'default')}" for key in differing)
+def _differing(runs: list[Run], belongs: Callable[[str], bool]) -> list[str]:
+    """The settings in which they differ."""
+    keys = sorted({key for run in runs for key in run.science if belongs(key)} - {"seed"})
+    return [key for key in keys if len({json.dumps(run.science.get(key)) for run in runs}) > 1]
+
+
+def _settings(run: Run, keys: list[str]) -> str:
+    settings = ", ".join(f"{key}={run.science.get(key, 'default')}" for key in keys)
+    return f"({settings})"
