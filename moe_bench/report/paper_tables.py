@@ -28,7 +28,7 @@ from moe_bench.report.tables import (
     value_cell,
 )
 
-NUMBERS = {  # the paper prints 10-shot twice for b16 and l16
+NUMBERS = {  # in the paper, where 10-shot of b16 and l16 has two each
     "b32": ("Table 1", "Table 4"),
     "b16": ("Table 2", "Tables 5 and 6"),
     "l16": ("Table 3", "Tables 7 and 8"),
