@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +17,6 @@ from moe_bench.report.groups import Row, Section
 
 MARKERS = 7  # on a curve, at most
 LABEL_POINTS = 6.5
-LEADER = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)}
 ENDS = ("diverged", "failed")
 """States of runs that are drawn as far as they came."""
 
@@ -67,13 +67,14 @@ def end_labels(axes: Axes, ends: Sequence[tuple[Curve, Look]], height: float) ->
     """Names to the right of a panel of ``height`` inches, each level with the end of its curve, or near it."""
     low, high = axes.get_ylim()
     gap = 1.2 * LABEL_POINTS / (0.75 * 72 * height)  # the axis has about three quarters of the panel's height
+    left, right = axes.get_xlim()
     found = sorted(((curve, look) for curve, look in ends if len(curve.x)), key=lambda end: end[0].mean[-1])
     wanted = [(float(curve.mean[-1]) - low) / (high - low) for curve, _ in found]
-    for (curve, look), at in zip(found, spread(wanted, gap)):
-        axes.annotate(
-            look.label, (curve.x[-1], curve.mean[-1]), xytext=(1.06, at), textcoords=axes.transAxes, va="center",
-            fontsize=LABEL_POINTS, color=DARK, annotation_clip=False, arrowprops=LEADER | {"color": look.colour},
-        )  # fmt: skip
+    for (curve, look), level, place in zip(found, wanted, spread(wanted, gap)):
+        end = (float(curve.x[-1]) - left) / (right - left)
+        leader: dict[str, Any] = {"color": look.colour, "linewidth": 0.7, "clip_on": False, "transform": axes.transAxes}
+        axes.plot([end, 1.05], [level, place], **leader)
+        axes.text(1.06, place, look.label, transform=axes.transAxes, va="center", fontsize=LABEL_POINTS, color=DARK)
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:

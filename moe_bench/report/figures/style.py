@@ -167,7 +167,13 @@ def panels(
     figure = Figure((width, rows * height + LEGEND_LINE * lines + 0.1), layout="constrained")
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=beside, columnspacing=1.2, handletextpad=0.5)
-    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+    grid = figure.subplots(rows, columns, squeeze=False, **shared)
+    for axes in grid.flat:
+        axes.locator_params(
+            nbins=min(6, 1 + round(2.4 * height)), axis="y"
+        )  # few ticks are enough, and each takes time
+        axes.locator_params(nbins=5, axis="x")
+    return figure, grid
 
 
 def handle(look: Look, *, line: bool) -> Line2D:
