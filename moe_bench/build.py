@@ -106,6 +106,7 @@ def image_data(cfg: Config, found: Pictures, pieces: int, workers: int | None) -
         max_pixels=cfg.data.max_pixels,
         num_classes=found.num_classes,
         tolerance=tolerance(cfg.data),
+        timeout_s=cfg.runtime.timeout_s,
     )
 
 
@@ -266,6 +267,7 @@ def probe(
         check=signals.check,
         phase=progress.phase,
         tolerance=tolerance(cfg.data),
+        timeout_s=cfg.runtime.timeout_s,
     )
 
 
@@ -282,5 +284,6 @@ def wandb_logger(cfg: Config, folder: Path, console: Console) -> WandbLogger | N
         entity=cfg.logger.entity,
         group=cfg.logger.group,
         tags=[cfg.router.name, cfg.model.name, f"c{cfg.capacity.factor:g}", f"s{cfg.seed}", *cfg.logger.tags],
+        started_over=RunFolder(folder, writer=False).started_over,
         say=partial(console.print, style="dim", soft_wrap=True),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -19,6 +20,7 @@ from moe_bench.config.groups import conf_dir, find_groups
 from moe_bench.config.problems import did_you_mean
 from moe_bench.errors import ConfigError
 from moe_bench.guard import guarded
+from moe_bench.parent import end_with_it
 from moe_bench.ranks import find_rank, refuse_to_repeat
 from moe_bench.secrets import redact
 
@@ -43,6 +45,8 @@ VERBS = {
 
 def main() -> int:
     """The whole command, from ``sys.argv`` to its exit code (see ``__main__`` for how it is started)."""
+    os.umask(os.umask(0o022) | stat.S_IWOTH)  # whatever the shell's: nobody but its group may write what it leaves
+    end_with_it()
     return guarded(lambda: dispatch(sys.argv[1:]))
 
 

@@ -61,7 +61,8 @@ def run_folder(cfg: Config, writer: bool) -> RunFolder:
 
 def _open(cfg: Config, folder: RunFolder, overrides: list[str]) -> Start:
     record = {"run_id": run_id(cfg), "config": to_dict(cfg), "overrides": overrides, "science": science(cfg)}
-    return folder.open(record, resume=cfg.runtime.resume, force=cfg.force, find_checkpoint=_newest_whole)
+    find = _newest if cfg.runtime.resume == "newest" else _newest_whole
+    return folder.open(record, resume=cfg.runtime.resume, force=cfg.force, find_checkpoint=find)
 
 
 def _group(cfg: Config, rank: Rank) -> AbstractContextManager[Alone]:
@@ -127,3 +128,9 @@ def _newest_whole(checkpoints: Path) -> Saved | None:
     from moe_bench.training.store import latest
 
     return latest(checkpoints)
+
+
+def _newest(checkpoints: Path) -> Saved | None:
+    from moe_bench.training.store import latest
+
+    return latest(checkpoints, fallback=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -63,9 +63,14 @@ def read(lines: Sequence[str], groups: Groups, problems: list[Problem]) -> Overr
 def parse(line: str) -> Override | None:
     """The line by Hydra's grammar; None if that cannot read it."""
     try:
-        return OverridesParser.create().parse_override(line)
+        return _parser().parse_override(line)
     except HydraException:
         return None
+
+
+@cache  # making it takes longer than a line
+def _parser() -> OverridesParser:
+    return OverridesParser.create()
 
 
 def _unreadable(line: str) -> Problem:
@@ -104,5 +109,5 @@ def _is_plugin(group: str, option: str) -> bool:
 def _entry_point(override: Override, groups: Groups) -> Override:
     """``router=mine``, where ``mine`` is an installed router without YAML, only sets the name."""
     if override.key_or_group == "router" and isinstance(name := override.value(), str) and name not in groups["router"]:
-        return OverridesParser.create().parse_override(f"router.name={name}")
+        return _parser().parse_override(f"router.name={name}")
     return override

@@ -24,7 +24,7 @@ L2_POLICIES = ("fixed", "best", "heldout")
 ACCELERATORS = ("auto", "cpu", "gpu")
 STRATEGIES = ("auto", "ddp", "fsdp")
 TELEMETRIES = ("brief", "detailed")
-RESUMES = ("auto", "never", "must")
+RESUMES = ("auto", "never", "must", "newest")
 LOGGERS = ("wandb", "none")
 LOGGER_MODES = ("auto", "online", "offline")
 LABELS = ("single", "multi")
@@ -196,7 +196,7 @@ class RuntimeConfig:
     nodes: int = 1
     strategy: str = "auto"  # one of STRATEGIES; "auto": ddp where there is more than one device
     expert_parallel: int = 1  # devices among which the experts of each layer are dealt out
-    timeout_s: float = 600.0  # how long a device waits for the others before the run is given up
+    timeout_s: float = 600.0  # how long a device waits for the others, or for pictures, before the run is given up
     device_batch: int | None = None  # images at once on a device; None: what fits its memory
     workers: int | None = None  # data processes a device; None: from the CPU count
     resume: str = "auto"  # one of RESUMES

@@ -72,6 +72,7 @@ class ImageData(LightningDataModule):
         workers: data processes a device; None: from the CPU count.
         num_classes: None: the larger of what the two indexes say.
         tolerance: of bad pictures.
+        timeout_s: how long a data process may take for a batch; 0: as long as it likes.
 
     ``account`` tells what training was given.
 
@@ -95,12 +96,13 @@ class ImageData(LightningDataModule):
         max_pixels: int = MAX_PIXELS,
         num_classes: int | None = None,
         tolerance: Tolerance = Tolerance(),  # noqa: B008 (frozen)
+        timeout_s: float = 0,
     ) -> None:
         super().__init__()
         self.train, self.val = train, val
         self.image_size, self.crop, self.max_pixels = image_size, crop, max_pixels
         self.steps, self.batch, self.device_batch = steps, batch, device_batch
-        self.seed, self.workers, self.tolerance = seed, workers, tolerance
+        self.seed, self.workers, self.tolerance, self.timeout_s = seed, workers, tolerance, timeout_s
         self.augmentation = augmentation or Augmentation()
         self.plan = Plan(train.counts, seed, shuffle_window)
         self.account = Account(train, self.plan)
@@ -128,7 +130,7 @@ class ImageData(LightningDataModule):
         transform = training_transform(self.image_size, self.augmentation)
         pictures = Pictures(self.train, transform, self.image_size, self.seed, self.max_pixels, self.tolerance)
         requests = TrainingRequests(self.plan, share, self._step, self.steps)
-        return BatchLoader(pictures, requests, self.workers, on_bad=self.account.add)
+        return BatchLoader(pictures, requests, self.workers, self.account.add, self.timeout_s)
 
     def val_dataloader(self) -> BatchLoader:
         """This rank's part of the validation pictures; every rank has the same number of full batches."""
@@ -143,6 +145,7 @@ class ImageData(LightningDataModule):
             workers=self.workers,
             max_pixels=self.max_pixels,
             tolerance=self.tolerance,
+            timeout_s=self.timeout_s,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -33,7 +33,8 @@ class BatchLoader(DataLoader[Batch]):
     """A DataLoader over Pictures that raises a worker's error as it was, and names a worker's death.
 
     ``pictures`` may be any data set that takes requests and gives back what prevented it as a MoeBenchError.
-    ``on_bad`` is called in this process with the rows of "bad" of each batch that has any (see dataset.py).
+    ``on_bad`` is called in this process with the rows of "bad" of each batch that has any (see dataset.py). A data
+    process that takes longer than ``timeout_s`` for its next batch is taken for stuck; 0: it is waited for.
     """
 
     def __init__(
@@ -42,12 +43,15 @@ class BatchLoader(DataLoader[Batch]):
         requests: Sampler[list[Request]],
         workers: int | None,
         on_bad: Callable[[list[list[int]]], None] | None = None,
+        timeout_s: float = 0,
     ) -> None:
+        workers = default_workers() if workers is None else workers
         super().__init__(
             pictures,
             batch_size=None,  # the sampler gives whole batches
             sampler=requests,
-            num_workers=default_workers() if workers is None else workers,
+            num_workers=workers,
+            timeout=timeout_s if workers else 0,  # this process cannot watch over itself
             collate_fn=_as_is,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else each start of the loader draws from the run's random numbers
@@ -56,14 +60,17 @@ class BatchLoader(DataLoader[Batch]):
         self._on_bad = on_bad
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        batches: Any = super().__iter__()
         try:
-            for batch in super().__iter__():
+            for batch in batches:
                 if isinstance(batch, MoeBenchError):
                     raise batch
                 if self._on_bad is not None and len(batch["bad"]):
                     self._on_bad(batch["bad"].tolist())
                 yield batch
         except RuntimeError as error:
+            if str(error).startswith("DataLoader timed out"):
+                raise WorkerLostError(_stuck(batches, self.timeout)) from error
             found = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", str(error))
             if not found:
                 raise
@@ -71,6 +78,18 @@ class BatchLoader(DataLoader[Batch]):
                 f"a data process died (pid {found[1]}), most often because memory ran out; "
                 "lower runtime.workers or runtime.device_batch"
             ) from error
+
+
+def _stuck(batches: Any, waited_s: float) -> str:
+    """What is told of the data process whose turn it is; it is killed, for it would not hear that it is to end."""
+    process = batches._workers[batches._task_info[batches._rcvd_idx][0]]
+    batches._shutdown_workers()
+    process.kill()
+    process.join(1)
+    return (
+        f"a data process is stuck (pid {process.pid}): no batch came from it in {waited_s:g} s (runtime.timeout_s), "
+        "most often because a disk or a server does not answer. The same command again goes on from the last checkpoint"
+    )
 
 
 def _outlive_one_sigterm(_worker: int) -> None:
@@ -121,6 +140,7 @@ def eval_loader(
     pad_to: int | None = None,
     max_pixels: int = MAX_PIXELS,
     tolerance: Tolerance | None = None,
+    timeout_s: float = 0,
 ) -> BatchLoader:
     """Batches of the pictures with the given numbers, in that order, without augmentation.
 
@@ -131,8 +151,9 @@ def eval_loader(
         workers: data processes; None: from the CPU count; 0: this process.
         pad_to: the last batch is filled up to a multiple of this with valid=False; None: to a full batch.
         tolerance: of bad pictures, whose places have valid=False; None: the first one is an error.
+        timeout_s: how long a data process may take for a batch; 0: as long as it likes.
     """
     chosen = np.arange(len(index)) if positions is None else np.asarray(positions, dtype=np.int64)
     transform = squeeze_transform(image_size, crop) if squeeze else evaluation_transform(image_size, crop)
     pictures = Pictures(index, transform, image_size, max_pixels=max_pixels, tolerance=tolerance)
-    return BatchLoader(pictures, InOrder(chosen, batch, pad_to or batch), workers)
+    return BatchLoader(pictures, InOrder(chosen, batch, pad_to or batch), workers, timeout_s=timeout_s)

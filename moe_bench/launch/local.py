@@ -2,7 +2,8 @@
 
 A cell that crashes, leaks, hangs or is killed never touches the next. The first SIGINT, SIGTERM or SIGHUP is passed on
 to the running cells, which stop at a step boundary, and no further cell starts; a second kills them. Each cell is a
-session of its own, so that a signal reaches it once and through here, and nothing of it outlives it.
+session of its own, so that a signal reaches it once and through here, and nothing of it outlives it. Killed itself, the
+sweep leaves no cell behind either (see parent.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from moe_bench import parent
 from moe_bench.config.schema import LocalLauncher
 from moe_bench.errors import EXIT_SIGINT, EXIT_SIGTERM, SweepError
 from moe_bench.launch.cells import Cell
@@ -28,8 +30,6 @@ from moe_bench.monitor.units import duration
 from moe_bench.secrets import redact
 
 POLL_S = 0.05
-GRACE_S = 120.0
-"""How long a cell at its time limit may take to stop by itself: a step and a checkpoint."""
 
 
 class Running:
@@ -40,16 +40,19 @@ class Running:
         self.started, self._began = now(), time.monotonic()
         self.stopping_since: float | None = None  # when it reached its time limit
         out = None if log is None else _open_log(log, self.started)
+        theirs, self._pipe = os.pipe()
         try:
             self._process = subprocess.Popen(
                 cell.command,
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, parent.VARIABLE: str(theirs)},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=None if out is None else subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=[theirs],
             )
         finally:
+            os.close(theirs)
             if out is not None:
                 os.close(out)
 
@@ -75,7 +78,7 @@ class Running:
         if self.stopping_since is None and self.seconds > seconds:
             self.stopping_since = time.monotonic()
             self.ask(signal.SIGTERM)
-        elif self.stopping_since is not None and time.monotonic() - self.stopping_since > GRACE_S:
+        elif self.stopping_since is not None and time.monotonic() - self.stopping_since > parent.GRACE_S:
             self.kill()
 
     def ended(self) -> int | None:
@@ -83,6 +86,7 @@ class Running:
         code = self._process.poll()
         if code is not None:
             self.kill()
+            os.close(self._pipe)
         return code
 
 

@@ -67,7 +67,8 @@ class RunFolder:
         """Take the folder, decide, and get it ready for the decision.
 
         ``record`` goes to run.json; its "science" must equal what is stored there. ``find_checkpoint`` maps
-        checkpoints/ to the newest whole one. ``resume``: "auto", "never" (an unfinished run is put aside) or "must".
+        checkpoints/ to the one to go on from. ``resume``: "never" (an unfinished run is put aside), "must", or any
+        other word, which is for ``find_checkpoint`` alone.
         ``force`` puts even a finished run aside, as ``<name>~1``.
 
         Raises, leaving what is there as it is: RunInUseError (another process writes it), ConfigError (it holds another
@@ -81,6 +82,11 @@ class RunFolder:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def started_over(self) -> int:
+        """How often a run of this name was put aside for a new one."""
+        return int((read_json(self.run_json) or {}).get("started_over") or 0)
 
     def lengths(self) -> dict[str, int]:
         """Bytes in each file of rows, by its name within the folder; a checkpoint remembers them for ``rewind``."""
@@ -228,6 +234,7 @@ class RunFolder:
                 self.close()
                 return finished
             self._check_science(record.get("science"))
+        started_over = self.started_over
         aside = self._put_aside() if self.run_json.exists() and (force or resume == "never") else None
         checkpoint = find_checkpoint(self.checkpoints) if resume != "never" and self.checkpoints.is_dir() else None
         if resume == "must" and checkpoint is None:
@@ -235,7 +242,7 @@ class RunFolder:
                 f"resume=must, but {self.checkpoints} holds no checkpoint. Use runtime.resume=auto to start at step 0."
             )
         start = begin(read_json(self.status_json) or {}, checkpoint, aside)
-        self._begin(record, start)
+        self._begin({**record, "started_over": started_over + (aside is not None)}, start)
         return start
 
     def _begin(self, record: dict[str, Any], start: Start) -> None:

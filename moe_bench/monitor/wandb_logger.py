@@ -1,7 +1,8 @@
 """Weights & Biases beside metrics.jsonl: never asks, never waits long, and its troubles never reach the training.
 
 Online if a key is configured and the server answers, else offline into the run folder, to be uploaded when one likes.
-The run's id there is its id here, so attempts of one run join. Importing this module does not import wandb.
+The run's id there is its id here, so attempts of one run join; one that was started over has a number behind it, and
+joins none of before. Importing this module does not import wandb.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ BARS = 512  # the most that W&B puts in a histogram
 class WandbLogger(Logger):
     """Starts W&B when a fit begins; ``close`` ends it. ``say`` gets at most one line about each thing worth knowing.
 
-    ``mode`` is "auto", "online" or "offline"; ``config`` is what W&B shows as the run's settings.
+    ``mode`` is "auto", "online" or "offline"; ``config`` is what W&B shows as the run's settings; ``started_over`` is
+    how often a run of that name was put aside for this one.
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class WandbLogger(Logger):
         entity: str | None = None,
         group: str | None = None,
         tags: Sequence[str] = (),
+        started_over: int = 0,
         say: Callable[[str], None] = print,
     ) -> None:
         super().__init__()
         self.failures = 0
         self._folder = folder
+        self._id = f"{folder.name}-{started_over + 1}" if started_over else folder.name
         self._project = redact(project)
         self._config = redact(plain(dict(config)))
         self._batch = batch
@@ -66,7 +70,7 @@ class WandbLogger(Logger):
 
     @property
     def version(self) -> str:
-        return self._folder.name
+        return self._id
 
     @property
     @rank_zero_only
@@ -166,8 +170,8 @@ class WandbLogger(Logger):
     def _init_run(self, wandb: Any, mode: str) -> Any:
         return wandb.init(
             project=self._project,
-            id=self._folder.name,
-            name=self._folder.name,
+            id=self._id,
+            name=self._id,
             dir=str(self._folder),
             config=self._config,
             mode=mode,

@@ -33,6 +33,7 @@ class ProbeCallback(Periodic):
         sets: what to probe on; none: nothing happens.
         image_size: of the model. batch: pictures encoded at once, whole routing groups.
         check: called between batches and may raise to stop. phase: shows progress, (label, total) → advance.
+        timeout_s: how long a data process may take for a batch; 0: as long as it likes.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ProbeCallback(Periodic):
         check: Callable[[], None] | None = None,
         phase: Phase | None = None,
         tolerance: Tolerance | None = None,
+        timeout_s: float = 0,
     ) -> None:
         super().__init__(every)
         self.sets = list(sets)
@@ -56,7 +58,7 @@ class ProbeCallback(Periodic):
         self.workers = workers
         self.check = check or (lambda: None)
         self.phase = phase or _silent
-        self.tolerance = tolerance
+        self.tolerance, self.timeout_s = tolerance, timeout_s
         self.scores: list[Score] = []
         self.floors: list[Score] = []
 
@@ -64,7 +66,8 @@ class ProbeCallback(Periodic):
         if not self.sets:
             return {}
         together = (trainer.global_rank, trainer.world_size, all_rows)
-        reader = Reader(self.image_size, self.batch, self.workers, module.device, *together, self.tolerance)
+        careful = (self.tolerance, self.timeout_s)
+        reader = Reader(self.image_size, self.batch, self.workers, module.device, *together, *careful)
         if not self.floors:
             with self._advancing("raw-pixel floor", reader.world) as advance:
                 self.floors = floor(self.sets, self.protocol, reader, advance)

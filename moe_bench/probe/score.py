@@ -133,6 +133,7 @@ class Reader:
     world: int = 1
     collect: Callable[[Tensor], Tensor] = lambda rows: rows
     tolerance: Tolerance | None = None  # of bad pictures; None: the first one is an error
+    timeout_s: float = 0  # how long a data process may take for a batch; 0: as long as it likes
 
     def examples(
         self, data: ProbeSet, protocol: Protocol, encode: Encoder, advance: Callable[[], None] = lambda: None
@@ -157,6 +158,7 @@ class Reader:
             batch=self.batch,
             workers=self.workers,
             tolerance=self.tolerance,
+            timeout_s=self.timeout_s,
         )
         found, features, labels = extract(encode, loader, self.device, advance, self.collect)
         if self.tolerance is not None:

@@ -10,6 +10,7 @@ G groups, T tokens, E experts, C slots.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -131,6 +132,13 @@ def soft_tally(routing: SoftRouting, detail: bool = False) -> Tally:
         ratios |= _similarity("dispatch_similarity", mixture.mT, some.expand(-1, mixture.shape[-1]))
         ratios |= _similarity("combine_similarity", share, real)
     return _tally(ratios, {"tokens": tokens.reshape(1), "load": wide(routing.share).sum((0, 1, 3))}, {})
+
+
+@torch.no_grad()
+def largest_logits(routings: Iterable[Routing | SoftRouting]) -> list[Tensor]:
+    """Of each routing that has a gate's logits the largest, either sign: 0-d, nan if one is."""
+    logits = [routing.logits for routing in routings if hasattr(routing, "logits") and routing.logits is not None]
+    return [torch.linalg.vector_norm(found, torch.inf) for found in logits]
 
 
 def _tally(ratios: dict[str, tuple[Tensor, Tensor]], counts: dict[str, Tensor], peaks: dict[str, Tensor]) -> Tally:

@@ -58,13 +58,19 @@ def has_room_for(state: Any) -> bool:
     return free_bytes("cpu") > SPARE * bytes_of(state)
 
 
-def copied(state: Any) -> Any:
-    """``state`` with every tensor in nested containers copied to the host, in memory of its own."""
+def copied(state: Any, into: Any = None) -> Any:
+    """``state`` with every tensor in nested containers copied to the host, in memory of its own.
+
+    ``into`` is an earlier copy that nobody needs any more: where a tensor of it has the place, shape and dtype of one
+    of ``state``, its memory is filled again. The kernel takes longer to hand memory out than it takes to fill it.
+    """
     if isinstance(state, torch.Tensor):
-        # In huge pages: page by page the kernel takes longer to hand memory out than it takes to fill it.
-        return pages.empty(state.shape, state.dtype).copy_(state.detach())
+        fits = isinstance(into, torch.Tensor) and (into.shape, into.dtype) == (state.shape, state.dtype)
+        return (into if fits else pages.empty(state.shape, state.dtype)).copy_(state.detach())
     if isinstance(state, Mapping):
-        return {key: copied(value) for key, value in state.items()}
+        earlier = into if isinstance(into, Mapping) else {}
+        return {key: copied(value, earlier.get(key)) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(map(copied, state))
+        parts = into if isinstance(into, list | tuple) and len(into) == len(state) else [None] * len(state)
+        return type(state)(map(copied, state, parts))
     return state

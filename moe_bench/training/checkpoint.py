@@ -79,6 +79,7 @@ class Checkpointer(Callback):
         self.about = about
         self.saved = 0  # the step last saved, or begun with: what is there needs no saving
         self._writing = Background()
+        self._copy: Any = None  # of the state last saved; its memory is kept for the next
         self._missed = 0
         self._in_doubt = False  # a checkpoint was begun, and nobody has looked yet what became of it
         self._told = False  # that there is no room for a copy
@@ -100,6 +101,7 @@ class Checkpointer(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.save(trainer)  # the one "epoch" is the whole run
+        self._copy = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._writing.wait()
@@ -124,8 +126,9 @@ class Checkpointer(Callback):
 
     def _write(self, manifest: Mapping[str, Any], state: dict[str, Any], folder: Path) -> None:
         self._in_doubt = True
-        if has_room_for(state):
-            self._writing.start(partial(self._store, manifest, copied(state), folder))
+        if self._copy is not None or has_room_for(state):
+            self._copy = copied(state, into=self._copy)
+            self._writing.start(partial(self._store, manifest, self._copy, folder))
             return
         if not self._told:
             log.warning("a copy of %s does not fit: training waits while it is saved", units.size(bytes_of(state)))

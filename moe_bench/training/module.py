@@ -7,6 +7,7 @@ continues bit for bit without any generator state in its checkpoints.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from torch.optim import Optimizer
 from moe_bench.errors import DivergedError
 from moe_bench.model import VisionTransformer
 from moe_bench.routing.balance import biased_routers, loads, rebalance
+from moe_bench.routing.stats import largest_logits
 from moe_bench.training.expert_parallel import average_expert_gradients
 from moe_bench.training.gradients import clip, total_norm
 from moe_bench.training.layout import apart, outline
@@ -79,6 +81,7 @@ class LitViT(LightningModule):
         self.name = name
         self.spread: Callable[[VisionTransformer], None] = lambda model: None  # lays the model out over the ranks
         self._sums: Tensor | None = None  # over the micro-batches of a step: loss, aux_loss, prec1, count
+        self._logits: list[Tensor] = []  # the largest of each router's, either sign, in each micro-batch of a step
         self._watch = Watch(optimization.skip, optimization.spike)
         self._biased = biased_routers(model)
         self._loads: Tensor | None = None  # (L, E) over the micro-batches of a step, where routers have a bias
@@ -111,6 +114,7 @@ class LitViT(LightningModule):
         right = correct(output.logits, batch["label"]).float().mean()
         told = torch.stack([main.detach(), output.aux_loss.detach(), right, torch.ones_like(right)])
         self._sums = told if self._sums is None else self._sums + told
+        self._logits += largest_logits(output.routing.values())
         if self._biased:  # counted here and not in the router, whose forward pass checkpointing repeats
             load = loads(output.routing.values())
             self._loads = load if self._loads is None else self._loads + load
@@ -140,11 +144,13 @@ class LitViT(LightningModule):
         rate = optimizer.param_groups[0]["lr"]
         figures = {"train/loss": loss, "train/aux_loss": aux_loss, "train/prec1": prec1, "lr": rate}
         if (fault := self._watch.fault(loss + aux_loss, grad_norm)) is not None:
-            self._leave_out(optimizer, fault, f"lr={rate:.3g}, loss {loss:.4g}, gradient norm {grad_norm:.4g}")
+            told = f"lr={rate:.3g}, loss {loss:.4g}, gradient norm {grad_norm:.4g}{self._told_logits()}"
+            self._leave_out(optimizer, fault, told)
         else:
             self._watch.take(grad_norm)
             if self.optimization.clip is not None:
                 clip(parameters, self.optimization.clip, norm)
+        self._logits = []
         if self._watch.allowed:
             figures["train/skipped"] = float(self._watch.skipped)
         # Lightning takes "step" for the number of the row; updates done, this one included.
@@ -175,6 +181,14 @@ class LitViT(LightningModule):
         """The number of a micro-batch among those of its step on all ranks, in the order of their pictures."""
         pieces = self.trainer.accumulate_grad_batches
         return self.global_rank * pieces + batch_idx % pieces
+
+    def _told_logits(self) -> str:
+        """Of a bad step, which every rank has at once: whether it is the routers' logits that have grown."""
+        if not self._logits:
+            return ""
+        largest = torch.stack(self._logits).max().nan_to_num(nan=torch.inf)
+        value = float(self.trainer.strategy.reduce(largest, reduce_op="max"))
+        return f", largest router logit {value:.4g}" if math.isfinite(value) else ", router logits not finite"
 
     def _leave_out(self, optimizer: Optimizer | LightningOptimizer, fault: str, figures: str) -> None:
         """Without gradients the optimiser changes neither weights nor moments. Or raise DivergedError.

@@ -89,14 +89,14 @@ def write(state: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any]) -
         ) from error
 
 
-def latest(checkpoints: Path) -> Saved | None:
+def latest(checkpoints: Path, fallback: bool = True) -> Saved | None:
     """The newest whole checkpoint, by the step in its manifest; None where there never was one.
 
     Each candidate's size and hash are checked, newest first; a damaged one is passed over with a warning that names
-    both.
+    both, unless there is to be no ``fallback``.
 
     Raises:
-        CheckpointError: there are checkpoints, but all are damaged.
+        CheckpointError: there are checkpoints, but all are damaged, or the newest is and there is no ``fallback``.
     """
     faults: list[str] = []
     for folder in _newest_first(checkpoints):
@@ -106,6 +106,11 @@ def latest(checkpoints: Path) -> Saved | None:
                 log.warning("damaged checkpoint: %s; going on from %s instead", "; ".join(faults), folder)
             return Saved(folder, _manifest(folder))
         faults.append(f"{folder} ({fault})")
+        if not fallback:
+            raise CheckpointError(
+                f"damaged checkpoint: {faults[0]}, and runtime.resume=newest goes on from no other. "
+                "runtime.resume=auto takes the newest whole one."
+            )
     if faults:
         raise CheckpointError(
             f"every checkpoint in {checkpoints} is damaged: {'; '.join(faults)}. "

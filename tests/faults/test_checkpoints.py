@@ -344,6 +344,17 @@ def test_a_copy_has_memory_of_its_own_whatever_it_is_nested_in() -> None:
     assert copy["n"] == 3
 
 
+def test_a_copy_fills_the_memory_of_the_one_before_where_shapes_and_dtypes_are_the_same() -> None:
+    first = copied({"a": torch.arange(3), "b": [torch.zeros(2)], "c": torch.zeros(2), "gone": torch.zeros(1)})
+    changed = {"a": torch.arange(3) + 1, "b": [torch.ones(2)], "c": torch.ones(3), "new": torch.ones(1)}
+    second = copied(changed, into=first)
+    assert second["a"] is first["a"]
+    assert second["b"][0] is first["b"][0]
+    assert second.keys() == changed.keys()
+    assert all(torch.equal(second[name], changed[name]) for name in ("a", "c", "new"))
+    assert torch.equal(second["b"][0], torch.ones(2))
+
+
 def test_any_error_of_a_job_is_kept_for_who_asks_and_the_next_job_clears_it() -> None:
     jobs = Background()
 

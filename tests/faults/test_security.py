@@ -6,6 +6,7 @@ The payload of each attack makes a file; the tests look for it.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -29,20 +30,32 @@ class Payload:
         return os.mkdir, (str(self.marker),)
 
 
+class Nested:
+    """A storage whose bytes are a checkpoint of their own, which torch would read without any care."""
+
+    def __init__(self, evil: Any) -> None:
+        self.evil = evil
+
+    def __reduce__(self) -> Any:
+        inner = io.BytesIO()
+        torch.save(self.evil, inner, _use_new_zipfile_serialization=False)
+        return torch.storage._load_from_bytes, (inner.getvalue(),)
+
+
 def replaced(checkpoint: Path, evil: Any, how: str) -> None:
     """Put ``evil`` into a checkpoint, with a manifest that fits: an attacker can write one as well as we."""
     state = checkpoint / "state.ckpt"
     if how == "pickle":
         state.write_bytes(pickle.dumps(evil))
     else:
-        torch.save(evil, state, _use_new_zipfile_serialization=how == "zip")
+        torch.save(Nested(evil) if how == "nested" else evil, state, _use_new_zipfile_serialization=how != "legacy")
     data = state.read_bytes()
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     forged = {**manifest, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     (checkpoint / "manifest.json").write_text(json.dumps(forged))
 
 
-@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle", "nested"])
 def test_row_44_a_checkpoint_that_would_run_code_is_exit_code_9_for_every_command_that_loads_one(
     here: Path, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
@@ -50,8 +63,9 @@ def test_row_44_a_checkpoint_that_would_run_code_is_exit_code_9_for_every_comman
     run, marker = only_run(here), here / "marker"
     replaced(run / "checkpoints" / "step-00000002", {"state_dict": Payload(marker)}, how)
     capsys.readouterr()
-    assert moe_bench("probe", str(run.relative_to(here)), "--shots", "1") == 9
-    assert "state.ckpt" in capsys.readouterr().err
+    for verb in (["probe", str(run), "--shots", "1"], ["export", str(run)]):
+        assert moe_bench(*verb) == 9
+        assert "state.ckpt" in capsys.readouterr().err
     (run / "summary.json").unlink()
     assert moe_bench(*TINY) == 9  # resumes
     told = capsys.readouterr().err
@@ -116,8 +130,9 @@ def test_row_47_a_name_cannot_leave_the_folder_of_runs(here: Path, name: str) ->
         assert all(letter.isalnum() or letter in "._-" for letter in only_run(here).name)
 
 
-def test_row_50_nobody_else_may_write_what_a_whole_run_leaves(here: Path) -> None:
-    before = os.umask(0o022)
+@pytest.mark.parametrize("umask", [0o022, 0o000])
+def test_row_50_nobody_else_may_write_what_a_whole_run_leaves(here: Path, umask: int) -> None:
+    before = os.umask(umask)
     try:
         assert moe_bench(*TINY) == 0
     finally:

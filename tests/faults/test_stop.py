@@ -7,6 +7,7 @@ tests/launch/test_faults.py.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,25 @@ def test_row_28_memory_that_runs_out_is_told_with_what_takes_it_and_what_to_lowe
     assert "a bug" not in told
     status = read(only_run(here) / "status.json")
     assert (status["state"], status["exit_code"]) == ("failed", 1)
+
+
+def test_row_28_an_allocation_that_the_system_refuses_is_told_likewise(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, real = resource.getrlimit(resource.RLIMIT_AS), LitViT.training_step
+
+    def step(self: LitViT, batch: Any, batch_idx: int) -> Any:
+        batch["image"] = batch["image"].repeat(400, 1, 1, 1)  # whose activations do not fit what is left
+        batch["label"] = batch["label"].repeat(400, 1)
+        resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 100 * 2**20, before[1]))
+        return real(self, batch, batch_idx)
+
+    monkeypatch.setattr(LitViT, "training_step", step)
+    try:
+        assert moe_bench(*TINY) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert "memory ran out: 10,164 parameters" in capsys.readouterr().err
 
 
 def test_row_28_other_errors_are_not_taken_for_it(

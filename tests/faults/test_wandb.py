@@ -212,6 +212,15 @@ def test_sync_uploads_what_a_killed_attempt_wrote_in_full_and_takes_it_for_done(
     assert steps(server.rows[run.name]) == [1, 2, 3, 4]
 
 
+def test_a_run_that_is_started_over_joins_none_of_before(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert Typed(tmp_path, *TINY, "force=true", WANDB_MODE="offline").code == 0
+    again, before = sorted((tmp_path / "runs").iterdir(), key=lambda run: "~" in run.name)
+    assert [file.name for file in offline_files(before)] == [f"run-{again.name}.wandb"]
+    assert [file.name for file in offline_files(again)] == [f"run-{again.name}-2.wandb"]
+    assert Typed(tmp_path, *TINY).out.count("is finished; skipped") == 1
+
+
 def test_each_run_of_a_sweep_is_a_run_of_its_own_there(tmp_path: Path) -> None:
     with service() as server:
         account = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}

@@ -25,11 +25,12 @@ def script_cells(monkeypatch: pytest.MonkeyPatch, scripts: dict[str, str]) -> No
 
 SWEEP = """
 import sys
+from moe_bench import parent
 from moe_bench.config.sweep import plan
-from moe_bench.launch import cells, local, sweep
+from moe_bench.launch import cells, sweep
 
 CELL = {cell!r}
-local.GRACE_S = {grace}
+parent.GRACE_S = {grace}
 cells.command = lambda *_: [sys.executable, "-c", CELL]
 sys.exit(sweep.run(plan({words!r}, multirun=True)))
 """

@@ -13,10 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from moe_bench import parent
 from moe_bench.config import load, run_id, science
 from moe_bench.config.sweep import plan
 from moe_bench.errors import SweepError
-from moe_bench.launch import cells, local, sweep
+from moe_bench.launch import cells, sweep
 from tests.launch.scripted import read_until, script_cells, start_sweep
 
 ENDINGS = {
@@ -47,7 +48,7 @@ def test_a_cell_that_dies_or_hangs_does_not_stop_the_others(
     jobs: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script_cells(monkeypatch, ENDINGS)
-    monkeypatch.setattr(local, "GRACE_S", 0.2)
+    monkeypatch.setattr(parent, "GRACE_S", 0.2)
     grid = ["seed=1,2,3,4,5,6", f"hydra.launcher.jobs={jobs}", "hydra.launcher.timeout_min=0.02"]
     with pytest.raises(SweepError, match="5 of 6 runs failed") as caught:
         sweep.run(plan(grid, multirun=True))
@@ -180,6 +181,34 @@ def test_a_terminal_that_closes_stops_the_cells_gently_too(tmp_path: Path) -> No
     assert psutil.Process().children(recursive=True) == []
 
 
+ENDS_WITH_ITS_SWEEP = """
+from moe_bench import parent
+parent.GRACE_S = 0.2
+signal.signal(signal.SIGTERM, {handler})
+parent.end_with_it()
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("handler", ["lambda *_: (open('stopped', 'w'), sys.exit(143))", "signal.SIG_IGN"])
+def test_row_40_a_cell_ends_with_its_killed_sweep_gently_if_it_can(tmp_path: Path, handler: str) -> None:
+    running = start_sweep(tmp_path, ENDS_WITH_ITS_SWEEP.format(handler=handler), ["seed=1,2"])
+    read_until(running, "[1/2]")
+    assert running.stdout is not None
+    cell = int(running.stdout.readline())
+    running.kill()
+    wait_for_end_of(cell)
+    assert (tmp_path / "stopped").exists() == (handler != "signal.SIG_IGN")
+
+
+def wait_for_end_of(pid: int) -> None:
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_what_a_cell_leaves_behind_ends_with_it(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,10 +216,7 @@ def test_what_a_cell_leaves_behind_ends_with_it(
     script_cells(monkeypatch, {"seed=1": leaves})
     assert sweep.run(plan(["seed=1,2"], multirun=True)) == 0
     left = int(next(line for line in capfd.readouterr().out.splitlines() if line.isdigit()))
-    deadline = time.monotonic() + 5
-    while psutil.pid_exists(left) and psutil.Process(left).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for_end_of(left)
 
 
 def test_64_runs_on_2_slots_leak_nothing_and_are_never_more_than_2(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,6 +135,7 @@ def test_force_puts_even_a_finished_run_aside_under_the_next_free_number(tmp_pat
         with RunFolder(tmp_path / "run") as folder:
             assert take(folder, force=True).action == "start"
             folder.finish({"val/prec1": prec1})
+    assert folder.started_over == 2
     found = {path.name: (read_json(path / "summary.json") or {})["val/prec1"] for path in tmp_path.iterdir()}
     assert found == {"run": 0.3, "run~1": 0.1, "run~2": 0.2}
 

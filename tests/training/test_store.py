@@ -131,6 +131,14 @@ def test_a_checkpoint_that_is_found_and_then_loaded_is_hashed_once(
         store.load(found.path)
 
 
+def test_row_16_without_fallback_a_damaged_newest_checkpoint_is_refused(tmp_path: Path) -> None:
+    _, newest = save(tmp_path, 1, 2)
+    assert store.latest(tmp_path, fallback=False) == store.latest(tmp_path)
+    empty(newest)
+    with pytest.raises(CheckpointError, match=r"step-00000002 .*resume=newest goes on from no other"):
+        store.latest(tmp_path, fallback=False)
+
+
 def test_when_all_are_damaged_nothing_is_guessed(tmp_path: Path) -> None:
     for folder in save(tmp_path, 1, 2):
         flip(folder)
