@@ -15,7 +15,7 @@ from rich.console import Console
 from moe_bench.config import Config, run_id, to_dict
 from moe_bench.config.here import DIGITS
 from moe_bench.config.identity import data_name
-from moe_bench.config.schema import DataConfig
+from moe_bench.config.schema import DataConfig, InitConfig
 from moe_bench.data.bad import Tolerance
 from moe_bench.data.datamodule import ImageData
 from moe_bench.data.decode import Augmentation
@@ -24,6 +24,7 @@ from moe_bench.data.index import ShardIndex, open_split
 from moe_bench.data.sources import split_of
 from moe_bench.model import from_config
 from moe_bench.model.cost import Cost, cost
+from moe_bench.model.transfer import transfer
 from moe_bench.monitor.folder import RunFolder
 from moe_bench.monitor.heartbeat import Heartbeat
 from moe_bench.monitor.jsonl import JsonlLogger
@@ -45,6 +46,7 @@ from moe_bench.training.peak import peak
 from moe_bench.training.place import Place, accumulation, resolve
 from moe_bench.training.rehearse import Rehearsal, rehearse
 from moe_bench.training.stop import StopAtBoundary, StopSignals
+from moe_bench.training.trained import final_weights
 from moe_bench.training.trainer import make_trainer
 from moe_bench.training.validation import Validation
 from moe_bench.training.whereabouts import whereabouts
@@ -143,6 +145,20 @@ def module(cfg: Config, at: Place, num_classes: int) -> LitViT:
     )
     lit.spread = partial(spread, at=at)
     return lit
+
+
+def begin(init: InitConfig, lit: LitViT) -> str:
+    """Give the model the weights that ``init`` names, whole, before they are laid out; says what became of them.
+
+    Raises CheckpointError where they do not fit, and SecurityError. Empty where the model keeps what it drew.
+    """
+    path = init.run or init.upcycle
+    if path is None:
+        return ""
+    told = transfer(
+        lit.model, final_weights(Path(path)), upcycle=init.upcycle is not None, keep_head=init.head == "keep"
+    )
+    return f"of {path}: {told}"
 
 
 def rehearsal(cfg: Config, at: Place, lit: LitViT, pieces: int) -> Rehearsal | None:

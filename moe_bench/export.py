@@ -7,11 +7,11 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moe_bench.errors import CheckpointError, ConfigError
-from moe_bench.monitor.atomic import read_json, sync_folder
-from moe_bench.training.trained import run_config
+from moe_bench.monitor.atomic import sync_folder
+from moe_bench.training.trained import final_weights, finished, run_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,11 +31,11 @@ Weights are named as in moe_bench.model.VisionTransformer, whichever devices the
 def run(argv: list[str]) -> int:
     """Writes the file and says where. Raises MoeBenchError for what cannot be exported; nothing is then left behind."""
     args = _parser().parse_args(argv)
-    config, summary = run_config(args.run), _summary(args.run)
+    config, summary = run_config(args.run), finished(args.run)
     out: Path = args.out or args.run / NAME
     if out.exists():
         raise ConfigError(f"{out} is there already and was left as it is. Remove it, or name another file with --out.")
-    weights = _weights(args.run, config, summary)
+    weights = _weights(args.run, config)
     about = {name: asdict(getattr(config, name)) for name in ("model", "router", "capacity")}
     told = {"format": "pt", "run_id": summary["run_id"], "config": json.dumps(about), "summary": json.dumps(summary)}
     _write(out, weights, told)
@@ -44,25 +44,11 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _summary(run: Path) -> dict[str, Any]:
-    """The result of a run that is finished."""
-    summary = read_json(run / "summary.json")
-    if summary is not None:
-        return summary
-    status = read_json(run / "status.json") or {}
-    where = f"{status.get('state', 'never began')} at step {status.get('step', 0)} of {status.get('steps', '?')}"
-    raise CheckpointError(
-        f"{run} is not finished ({where}), so there is nothing to export yet. Type the run's command again: it goes on "
-        "from its last checkpoint."
-    )
-
-
-def _weights(run: Path, config: Config, summary: dict[str, Any]) -> dict[str, Tensor]:
+def _weights(run: Path, config: Config) -> dict[str, Tensor]:
     """What the run ended with, and nothing older: by name, checked against the model that the settings describe."""
-    from moe_bench.training.store import load_weights, step_folder
     from moe_bench.training.trained import model_of
 
-    weights, _ = load_weights(step_folder(run / "checkpoints", int(summary["steps"])))
+    weights = final_weights(run)
     model_of(weights, config, run)
     return weights
 

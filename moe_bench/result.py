@@ -22,12 +22,13 @@ def facts(
     found: Pictures,
     costs: Cost,
     device_batch: int,
+    weights: str,
     *,
     note: str,
     folder: str,
     about_s: float | None,
 ) -> RunFacts:
-    """What is printed before the run. ``about_s``: seconds of training expected."""
+    """What is printed before the run. ``weights``: where they are from. ``about_s``: seconds of training expected."""
     dense = not costs.tokens_per_group
     return RunFacts(
         run_id=run_id(cfg),
@@ -39,6 +40,7 @@ def facts(
         params_total=costs.params_total,
         params_active=costs.params_active,
         flops_per_image=costs.flops_per_image,
+        weights=weights,
         router=_words(cfg, costs),
         experts=0 if dense else cfg.model.experts,
         moe_layers=0 if dense else len(cfg.model.moe_blocks),
@@ -92,6 +94,11 @@ def _evaluation(cfg: Config, costs: Cost) -> dict[str, Any]:
     return {"capacity/eval": c.eval_factor, "slots_per_expert/eval": slots}
 
 
+def _origin(cfg: Config) -> dict[str, Any]:
+    """The weights that the run began with, where they were not drawn."""
+    return {f"init/{how}": cfg.init.source for how in ("run", "upcycle") if getattr(cfg.init, how)}
+
+
 def summary(
     cfg: Config, at: Place, found: Pictures, costs: Cost, measures: Measures, rehearsed: Rehearsal | None
 ) -> dict[str, Any]:
@@ -103,6 +110,7 @@ def summary(
         "capacity": cfg.capacity.factor,
         "data": found.name,
         "seed": cfg.seed,
+        **_origin(cfg),
         "steps": cfg.recipe.steps,
         "samples_seen": cfg.recipe.steps * cfg.recipe.batch,
         **measures.accounting.summary(cfg.recipe.steps),

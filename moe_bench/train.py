@@ -88,6 +88,7 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console, group
         costs = build.price(cfg, found.num_classes)
         pieces = room.device_batch(cfg, at, costs, group)
         module = build.module(cfg, at, found.num_classes)
+        weights = "" if start.checkpoint else build.begin(cfg.init, module)
         data = build.image_data(cfg, found, pieces, room.training_workers(cfg, at, costs))
         fit = build.fit(cfg, at, data, folder, signals, console, group)
         folder.record(
@@ -97,7 +98,8 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console, group
             rehearsed = build.rehearsal(cfg, at, module, pieces)
             about_s = build.expected_seconds(cfg, at, rehearsed, start.step)
         signals.check()
-        facts = result.facts(cfg, at, found, costs, pieces, note=start.note, folder=str(folder.path), about_s=about_s)
+        note, where = start.note, str(folder.path)
+        facts = result.facts(cfg, at, found, costs, pieces, weights, note=note, folder=where, about_s=about_s)
         console.print(header(facts, console.width), soft_wrap=True)
         try:
             with room.explaining_shortage(cfg, costs, pieces):

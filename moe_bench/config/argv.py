@@ -16,7 +16,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 VALUE_OF_GROUP = {"capacity": "capacity.factor"}
 """Groups whose options are numbers: which setting a number without a file is for."""
 
-PATHS = ("data.path", "data.train", "data.val", "data.cache_dir", "probe.sets", "runs_dir")
+PATHS = ("data.path", "data.train", "data.val", "data.cache_dir", "probe.sets", "init.run", "init.upcycle", "runs_dir")
 """Settings whose values are paths, patterns and URLs, which Hydra's grammar does not foresee."""
 
 PLAIN = re.compile(r"[\w/.:+%@*?|$\\-]*")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from moe_bench.config.groups import CONFIG_NAME, Groups, conf_dir, user_dirs
+from moe_bench.config.origin import Origin
+from moe_bench.config.overrides import parse
 from moe_bench.config.problems import Problem
 from moe_bench.config.schema import LAUNCHERS
 
@@ -31,6 +35,8 @@ class Composition:
     launcher: str  # the option of hydra/launcher
     launching: dict[str, Any]  # its settings
     sweeper: str  # the option of hydra/sweeper
+    choices: dict[str, str]  # the option of each group
+    origin: Origin | None = None  # the weights to begin with, whose settings are among ``tree``
 
 
 def compose_tree(
@@ -53,6 +59,42 @@ def compose_tree(
         tree=_quickly(files, values) or _put_on_top(_without_hydra(files.composed), values, problems),
         launching=_launching(files.alone, launching, problems),
     )
+
+
+def compose_on(
+    origin: Origin,
+    asked: Composition,
+    overrides: Sequence[Override],
+    typed: Collection[str],
+    groups: Groups,
+    config_dir: str | None,
+    problems: list[Problem],
+) -> Composition | None:
+    """``asked`` anew, with the settings that ``origin`` brings in place of the defaults.
+
+    What was typed or a preset chose stays. A capacity says how much of it, and what else it is comes from ``origin``.
+    """
+    usual = _compose_files((), config_dir, groups.stamps).alone.choices
+    chosen = []
+    for group, settings in origin.brings().items():
+        option, brought = asked.choices[group], _offer(group, settings)
+        is_choice = group in typed or option != usual[group]
+        if not is_choice:
+            chosen.append(f"{group}={brought}")
+        elif group == "capacity":
+            chosen.append(f"{group}=[{brought},{_quoted(option)}]")
+    ours = [parsed for line in chosen if (parsed := parse(line)) is not None]
+    replaced = {override.key_or_group for override in ours}
+    others = [override for override in overrides if override.key_or_group not in replaced]
+    found = compose_tree([*ours, *others], groups, config_dir, problems)
+    return None if found is None else replace(found, origin=origin)
+
+
+def _offer(group: str, settings: Mapping[str, Any]) -> str:
+    """Make ``settings`` an option of ``group`` for this process; its name."""
+    name = f"of-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}"
+    ConfigStore.instance().store(name=name, group=group, node=dict(settings))
+    return name
 
 
 def _is_for_hydra(override: Override, groups: Groups) -> bool:
@@ -84,6 +126,7 @@ def _compose_files(lines: tuple[str, ...], config_dir: str | None, _stamps: tupl
         launcher=str(hydra.runtime.choices.get("hydra/launcher")),
         launching=_raw(hydra.launcher or {}),
         sweeper=str(hydra.runtime.choices.get("hydra/sweeper")),
+        choices={str(group): str(option) for group, option in hydra.runtime.choices.items()},
     )
     return Files(composed, alone, frozenset(_referred_to(_raw(_without_hydra(composed)))))
 

@@ -23,6 +23,7 @@ SCIENCE: dict[str, tuple[str, ...]] = {
     "router": (),
     "model": ("name",),
     "capacity": (),
+    "init": ("source",),
     "data": ("path", "train", "val", "probe", "max_pixels", "on_error", "skip_limit", "cache_dir"),
     "probe": ("name", "every"),
     "recipe": ("name", "eval_every", "checkpoint_every"),
@@ -43,6 +44,9 @@ def science(cfg: Config) -> dict[str, Any]:
     if cfg.data.on_error == "skip" and cfg.data.max_pixels != DataConfig.max_pixels:
         found["data.max_pixels"] = cfg.data.max_pixels  # it decides which pictures are skipped
     found["router.name"], found["data.name"] = cfg.router.name, data_name(cfg.data)
+    for weights in ("init.run", "init.upcycle"):
+        if weights in found:
+            found[weights] = cfg.init.source  # what they are, wherever they lie
     if "probe.sets" in found:
         found["probe.sets"] = [folder_name(s) for s in cfg.probe.sets]
     for split in ("train", "val"):

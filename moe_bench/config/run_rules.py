@@ -51,6 +51,12 @@ def loss_fits_the_labels(cfg: Config) -> Iterator[Problem]:
         yield Problem("recipe.loss=softmax", what, "recipe.loss=sigmoid", ("recipe.loss", "data.labels"))
 
 
+def fine_tuning_begins_with_weights(cfg: Config) -> Iterator[Problem]:
+    if cfg.recipe.name == "finetune" and not (cfg.init.run or cfg.init.upcycle):
+        what = "there is nothing to fine-tune: no finished run is named"
+        yield Problem("recipe=finetune", what, "init.run=RUN", ("init.run", "init.upcycle", "recipe.name"))
+
+
 def data_is_named_once(cfg: Config) -> Iterator[Problem]:
     data = cfg.data
     uses = ("data.path", "data.train", "data.val")
@@ -95,6 +101,7 @@ RUN_RULES = (
     schedule_fits_the_steps,
     spikes_may_be_skipped,
     loss_fits_the_labels,
+    fine_tuning_begins_with_weights,
     data_is_named_once,
     patterns_are_bounded,
     probe_has_shots,

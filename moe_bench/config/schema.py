@@ -28,6 +28,7 @@ RESUMES = ("auto", "never", "must", "newest")
 LOGGERS = ("wandb", "none")
 LOGGER_MODES = ("auto", "online", "offline")
 LABELS = ("single", "multi")
+INIT_HEADS = ("new", "keep")
 ON_ERRORS = ("stop", "skip")
 
 
@@ -117,6 +118,16 @@ class CapacityConfig:
     multiple_of: int = 1  # slots are rounded up to a multiple of this
     group_images: int = 8  # images a routing group; Soft MoE always routes one
     eval_factor: float | None = None  # c in validation and probe; None: factor
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Weights to begin with; without any they are drawn from the seed. What is named brings its settings along."""
+
+    run: str | None = None  # go on with a finished run: its folder, or the file that ``moe-bench export`` wrote
+    upcycle: str | None = None  # make experts of a dense model's MLPs: the same, or a safetensors file of timm's
+    head: str = "new"  # one of INIT_HEADS; "keep": the classes are the same
+    source: str | None = None  # what the weights are called by their content (``config.load`` fills it in)
 
 
 @dataclass(frozen=True)
@@ -231,6 +242,7 @@ class Config:
     recipe: RecipeConfig
     runtime: RuntimeConfig
     logger: LoggerConfig
+    init: InitConfig = InitConfig()
     seed: int = 0
     runs_dir: str = "runs"
     force: bool = False
@@ -272,6 +284,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "router.priority": PRIORITIES,
     "model.head": HEADS,
     "capacity.rounding": ROUNDINGS,
+    "init.head": INIT_HEADS,
     "data.labels": LABELS,
     "data.on_error": ON_ERRORS,
     "probe.policy": L2_POLICIES,

@@ -49,16 +49,23 @@ def draft(
     lines: Sequence[str], groups: Groups, config_dir: str | None, problems: list[Problem]
 ) -> tuple[Overrides, Composition | None]:
     """Read the lines and compose those that name one value; what is wrong goes to ``problems``."""
-    from moe_bench.config.compose import compose_tree  # Hydra: only when something is composed
+    from moe_bench.config.compose import compose_on, compose_tree  # Hydra: only when something is composed
+    from moe_bench.config.origin import find_origin
     from moe_bench.config.overrides import read
 
     overrides = read(lines, groups, problems)
     singles = [o for o in overrides.parsed if not o.is_sweep_override()]
-    return overrides, compose_tree(singles, groups, config_dir, problems)
+    composition = compose_tree(singles, groups, config_dir, problems)
+    init = composition.tree.get("init") if composition is not None else None
+    origin = find_origin(init, problems) if isinstance(init, Mapping) else None
+    if composition is not None and origin is not None:
+        composition = compose_on(origin, composition, singles, overrides.keys(), groups, config_dir, problems)
+    return overrides, composition
 
 
 def finish(overrides: Overrides, composition: Composition | None, problems: list[Problem]) -> Config | None:
     """The configuration of one run from its draft, converted and checked. Of what was misspelt no more is said."""
+    from moe_bench.config.origin import contradictions
     from moe_bench.config.overrides import values_of
 
     for sweep in (o for o in overrides.parsed if o.is_sweep_override()):
@@ -69,8 +76,12 @@ def finish(overrides: Overrides, composition: Composition | None, problems: list
     problems += problems_of_tree(composition.tree)
     conversion = Conversion(typed=overrides.keys())
     config = derive(to_config(composition.tree, conversion))
+    origin = composition.origin
+    config = replace(config, init=replace(config.init, source=origin.source if origin else None))
     problems += [p for p in conversion.problems if p.place.split(".")[0] not in overrides.spoiled]
     problems += check(config, conversion.wrong | overrides.spoiled)
+    if origin is not None and not problems:
+        problems += contradictions(config, origin)
     return config
 
 

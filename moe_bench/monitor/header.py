@@ -53,6 +53,7 @@ class RunFacts:
     devices: int
     device: str
     precision: str
+    weights: str = ""  # where they are from, if they were not drawn
     sharing: str = ""  # how several devices share the model
     about_s: float | None = None  # expected seconds, if there is an honest estimate
     evaluation: Mapping[str, Any] = field(default_factory=dict)  # capacity/eval and slots_per_expert/eval, if others
@@ -103,6 +104,8 @@ def _lines(facts: RunFacts) -> list[tuple[str, str]]:
     ]
     if facts.experts:
         lines.insert(2, ("capacity", capacity_words(facts)))
+    if facts.weights:
+        lines.insert(1, ("weights", facts.weights))
     if facts.about_s is not None:
         lines.insert(
             -1, ("expected", f"about {about(facts.about_s)} of training, to be corrected by the progress below")

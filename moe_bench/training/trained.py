@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moe_bench.errors import CheckpointError
+from moe_bench.monitor.atomic import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,39 @@ def run_config(run: Path) -> Config:
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def final_weights(source: Path) -> dict[str, Tensor]:
+    """By name, what a finished run ended with and nothing older; or what a safetensors file holds.
+
+    Raises:
+        CheckpointError: there are none, or they are damaged.
+        SecurityError: as ``store.load``.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from moe_bench.training.store import load_weights, step_folder
+
+    if source.is_dir():
+        return load_weights(step_folder(source / "checkpoints", int(finished(source)["steps"])))[0]
+    try:
+        return load_file(source)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{source} cannot be read: {error}") from error
+
+
+def finished(run: Path) -> dict[str, Any]:
+    """The summary of a run that is finished. Raises CheckpointError."""
+    summary = read_json(run / "summary.json")
+    if summary is not None:
+        return summary
+    status = read_json(run / "status.json") or {}
+    where = f"{status.get('state', 'never began')} at step {status.get('step', 0)} of {status.get('steps', '?')}"
+    raise CheckpointError(
+        f"{run} is not finished ({where}), so it has no final weights yet. Type the run's command again: it goes on "
+        "from its last checkpoint."
+    )
 
 
 def load_model(run: Path, config: Config) -> tuple[VisionTransformer, int]:

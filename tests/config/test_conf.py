@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import yaml
+from config.finished import finished_run
 
 from moe_bench import config
 from moe_bench.config.compose import compose_tree
@@ -33,13 +35,17 @@ NEEDS = {
     ("sweep", "mini"): ["data.path=/pictures"],
     ("sweep", "paper"): ["data.path=/pictures"],
     ("sweep", "figure3"): ["data.path=/pictures"],
+    ("experiment", "finetune"): ["init.run={run}"],
+    ("recipe", "finetune"): ["init.run={run}"],
 }
 """What a preset cannot know and its user types with it."""
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_preset_composes_and_fits(group: str, option: str) -> None:
-    asked = plan([f"{group}={option}", *NEEDS.get((group, option), [])])
+def test_every_preset_composes_and_fits(group: str, option: str, tmp_path: Path) -> None:
+    needs = NEEDS.get((group, option), [])
+    run = finished_run(tmp_path) if "init.run={run}" in needs else None
+    asked = plan([f"{group}={option}", *(word.format(run=run) for word in needs)])
     assert asked.is_sweep == (group == "sweep")
     section = getattr(asked.config, group, None)
     if group not in ("capacity", "experiment", "sweep", "debug") and option != "shards":
