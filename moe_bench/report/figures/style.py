@@ -170,7 +170,7 @@ def panels(
     grid = figure.subplots(rows, columns, squeeze=False, **shared)
     for axes in grid.flat:
         axes.locator_params(
-            nbins=min(6, 1 + round(2.4 * height)), axis="y"
+            nbins=min(7, 2 + round(2.4 * height)), axis="y"
         )  # few ticks are enough, and each takes time
         axes.locator_params(nbins=5, axis="x")
     return figure, grid
