@@ -37,6 +37,7 @@ def _report(collection: Collection, out: Path | None, with_paper: bool) -> int:
     from moe_bench.report.contents import report, result_tables, tables_of_the_paper
     from moe_bench.report.folder import write_report
     from moe_bench.report.spreadsheet import all_rows
+    from moe_bench.report.verdicts import as_json, judged, lines, recommendation_lines
 
     console = make_console()
     grouped = sections(collection.runs)
@@ -45,12 +46,16 @@ def _report(collection: Collection, out: Path | None, with_paper: bool) -> int:
         for line in terminal(table, console.width):
             console.print(line)
         console.print()
+    found = judged(collection.runs)
+    for sentence in [*(line for block in found for line in lines(block)), *recommendation_lines(grouped)]:
+        console.print(Text(sentence), soft_wrap=True)
     for run in (run for section in grouped for run in section.others):
         console.print(Text(f"Not counted: {run.name} – {describe_state(run)}"), soft_wrap=True)
     for note in [*(paper.notes if paper else []), *torn_note(collection)]:
         console.print(Text(note, style="dim"))
     folder = out or collection.root / "report"
-    written = write_report(folder, report(collection, grouped, paper), {"report.csv": all_rows(grouped)})
+    extra = {"report.csv": all_rows(grouped), "findings.json": as_json(found, grouped)}
+    written = write_report(folder, report(collection, grouped, paper, found), extra)
     console.print(f"written: {folder / 'report.html'}, report.md and {len(written) - 2} more", soft_wrap=True)
     return 0
 

@@ -12,6 +12,7 @@ from moe_bench.report.page import Heading, Page, Part, Text, with_file_names
 from moe_bench.report.paper import Published
 from moe_bench.report.paper_tables import paper_tables
 from moe_bench.report.tables import Table, not_counted, result_table
+from moe_bench.report.verdicts import Block, finding_parts, recommendation_parts
 
 HOW_TO_READ = (
     "Each row is a mean over seeds ± half of its 95 % interval, by Student's t with the seed as the unit: it says how "
@@ -24,10 +25,14 @@ HOW_TO_READ = (
 )
 
 
-def report(collection: Collection, sections: Sequence[Section], published: Published | None) -> Page:
-    """Tables and figures, and last the runs that are in none."""
+def report(
+    collection: Collection, sections: Sequence[Section], published: Published | None, found: Sequence[Block]
+) -> Page:
+    """Findings and what follows from them, tables and figures, and last the runs that are in none."""
     parts: list[Part] = [
         Text(f"Folder {collection.root}: {tally(collection)}."),
+        *finding_parts(found),
+        *recommendation_parts(sections),
         Heading("Results"),
         *map(Text, HOW_TO_READ),
         *result_tables(sections),

@@ -78,7 +78,7 @@ def test_report_goes_where_it_is_told_and_leaves_the_runs_alone(runs: Path, tmp_
     before = sorted(runs.rglob("*"))
     assert run(["report", str(runs), "--out", str(tmp_path / "out"), "--paper"]) == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["figures", "files.txt", "report.csv", "report.html", "report.md", "tables"]
+    assert names == ["figures", "files.txt", "findings.json", "report.csv", "report.html", "report.md", "tables"]
     assert "JFT-300M" in (tmp_path / "out" / "report.md").read_text()
     assert sorted(runs.rglob("*")) == before
 

@@ -1,0 +1,179 @@
+"""Verdicts: each claim on each metric, by paired runs, with its effect, its price and how many more seeds it takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from moe_bench.report.claims import CLAIMS, COST, DEVICE_DAYS, Claim, margin, over_dense
+from moe_bench.report.collect import Run
+from moe_bench.report.evidence import ALPHA, MOST_SEEDS, Evidence, holm, seeds_needed, weigh
+from moe_bench.report.groups import ROUTER_ORDER
+from moe_bench.report.pairs import Pair, label, pairs
+from moe_bench.report.tables import probe_columns
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "not enough evidence"
+NIL = 0.1
+"""Points. A difference shown to be smaller than this is none."""
+
+Value = Callable[[Run], float | None]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict. The effect is in points for accuracy; for costs it is a natural logarithm of a ratio."""
+
+    claim: Claim
+    figure: str
+    verdict: str
+    reason: str
+    evidence: Evidence | None
+    p: float | None  # corrected by Holm among the claims on this metric
+    contrary: list[str]  # settings in which it is not so
+    cost_ratio: float | None  # first side over second, device-days of the same pairs on the same device
+    flops_ratio: float | None
+    unfinished: int  # runs of either side that failed or diverged, and count nowhere
+    more: str  # seeds, in words
+
+
+def figures_of(runs: Sequence[Run]) -> list[str]:
+    """Accuracy on the validation set, then each probe."""
+    return ["val/prec1", *(column.figure for column in probe_columns(runs))]
+
+
+def findings(runs: Sequence[Run]) -> list[Finding]:
+    """First the question about the dense model, router by router, then the paper's claims; per metric."""
+    dense = _dense_claims(runs)
+    accuracy, cost = [c for c in CLAIMS if c.of != COST], [c for c in CLAIMS if c.of == COST]
+    found = [_judged(dense, figure, runs) + _judged(accuracy, figure, runs) for figure in figures_of(runs)]
+    return [finding for group in [*found, _judged(cost, DEVICE_DAYS, runs)] for finding in group]
+
+
+def _dense_claims(runs: Sequence[Run]) -> list[Claim]:
+    """Those of equal compute first."""
+    finished = [run for run in runs if run.summary is not None and run.router != "dense"]
+    cells = {(run.capacity, label(run)) for run in finished if run.capacity is not None}
+    rank = {name: i for i, name in enumerate(ROUTER_ORDER)}
+    ordered = sorted(cells, key=lambda cell: (cell[0] != 1, cell[0], rank.get(cell[1], len(rank)), cell[1]))
+    return [over_dense(router, capacity) for capacity, router in ordered if capacity is not None]
+
+
+def _judged(claims: Sequence[Claim], figure: str, runs: Sequence[Run]) -> list[Finding]:
+    """One family of tests: Holm's correction is over it."""
+    paired = [pairs(claim, runs) for claim in claims]
+    drafts = [judge(claim, figure, of, lambda run: run.number(figure)) for claim, of in zip(claims, paired)]
+    corrected = holm([draft.p for draft in drafts])
+    return [
+        replace(
+            _decide(draft, p),
+            cost_ratio=_ratio(of, DEVICE_DAYS) if _one_device(of) else None,
+            flops_ratio=_ratio(of, "flops/image"),
+            unfinished=_unfinished(draft.claim, runs),
+        )
+        for draft, p, of in zip(drafts, corrected, paired)
+    ]
+
+
+def judge(claim: Claim, figure: str, paired: Sequence[Pair], value: Value) -> Finding:
+    """The verdict of one test by itself, not yet corrected; ``value`` is what the pairs are compared by."""
+    if claim.alike:
+        routers = dict.fromkeys(pair.comparison for pair in paired)
+        weighed = [_weigh(claim, [p for p in paired if p.comparison == names], value) for names in routers]
+        found = [evidence for evidence in weighed if evidence]
+        evidence = max(found, key=lambda e: abs(e.effect), default=None)
+        within = [e.p_within(margin(figure)) for e in found]
+        p = None if None in within or not within else max(p for p in within if p is not None)
+    else:
+        evidence = _weigh(claim, paired, value)
+        found = [evidence] if evidence else []
+        p = evidence.p if evidence else None
+    contrary = [words for e in found for words, effect in e.by_setting.items() if _is_contrary(claim, figure, effect)]
+    return _decide(Finding(claim, figure, OPEN, "", evidence, p, contrary, None, None, 0, ""), p)
+
+
+def _weigh(claim: Claim, paired: Sequence[Pair], value: Value) -> Evidence | None:
+    differences: dict[tuple[str, int], float] = {}
+    for pair in paired:
+        first, second = value(pair.first), value(pair.second)
+        if first is None or second is None:
+            continue
+        if claim.of != COST:
+            differences[pair.setting, pair.seed] = 100 * (first - second)
+        elif _one_device([pair]) and first > 0 and second > 0:
+            differences[pair.setting, pair.seed] = math.log(first / second)
+    return weigh(differences)
+
+
+def _is_contrary(claim: Claim, figure: str, effect: float) -> bool:
+    return abs(effect) > margin(figure) + 1e-9 if claim.alike else effect <= 0  # 65.34 - 64.50 is 0.84
+
+
+def _decide(draft: Finding, p: float | None) -> Finding:
+    """The verdict of a draft by the p that counts."""
+    evidence = draft.evidence
+    if evidence is None:
+        return replace(draft, p=None, reason="no pair of runs", more=f"first make pairs: {draft.claim.command}")
+    if p is None:
+        return replace(draft, p=None, verdict=OPEN, reason=_too_few(evidence), more=_more(draft, p))
+    if p < ALPHA:
+        right = draft.claim.alike or evidence.effect > 0
+        verdict, reason = (HOLDS, "") if right else (FAILS, "the other way round")
+    elif draft.claim.alike and _beyond(draft) < ALPHA:
+        verdict, reason = FAILS, f"more than {margin(draft.figure)} points"
+    elif not draft.claim.alike and draft.claim.of != COST and abs(evidence.effect) + (evidence.half or 0) < NIL:
+        verdict, reason = FAILS, f"no difference as large as {NIL} points"
+    else:
+        verdict, reason = OPEN, "it may be chance"
+    return replace(draft, p=p, verdict=verdict, reason=reason, more=_more(draft, p) if verdict == OPEN else "")
+
+
+def _beyond(draft: Finding) -> float:
+    """The p of the widest of several comparisons, corrected for having been picked."""
+    p = draft.evidence.p_beyond(margin(draft.figure)) if draft.evidence else None
+    return 1.0 if p is None else p * len(draft.claim.comparisons)
+
+
+def _too_few(evidence: Evidence) -> str:
+    if evidence.seeds < 2:
+        return "one seed"
+    return "the same difference in every seed" if evidence.pairs >= 3 else f"{evidence.pairs} pairs"
+
+
+def _more(draft: Finding, p: float | None) -> str:
+    """Seeds that would settle it with 80 % power, if the effect and spread seen are the true ones."""
+    evidence = draft.evidence
+    if evidence is None or evidence.spread is None:
+        return "at least 2"
+    if not evidence.spread:
+        return "unknown: do the runs of these seeds differ at all?"
+    size, sides = abs(evidence.effect), 2
+    if draft.claim.alike:
+        size, sides = abs(margin(draft.figure) - size), 1
+    correction = p / draft.p if p and draft.p else 1.0
+    needed = seeds_needed(size, evidence.spread, ALPHA / max(1.0, correction), sides)
+    if needed is None:
+        return f"over {MOST_SEEDS - evidence.seeds}: about nil against its spread"
+    return f"about {max(1, needed - evidence.seeds)}"
+
+
+def _ratio(paired: Sequence[Pair], figure: str) -> float | None:
+    """Geometric mean of first over second."""
+    both = [(pair.first.number(figure), pair.second.number(figure)) for pair in paired]
+    logs = [math.log(a / b) for a, b in both if a and b and a > 0 and b > 0]
+    return math.exp(fmean(logs)) if logs else None
+
+
+def _one_device(paired: Sequence[Pair]) -> bool:
+    """Whether each pair ran on devices of one kind and number."""
+    return all(
+        (pair.first.summary or {}).get(name) == (pair.second.summary or {}).get(name)
+        for pair in paired
+        for name in ("device", "world_size")
+    )
+
+
+def _unfinished(claim: Claim, runs: Sequence[Run]) -> int:
+    names = {name for comparison in claim.comparisons for name in comparison}
+    return sum(run.state in ("failed", "diverged") and label(run) in names for run in runs if run.summary is None)

@@ -1,0 +1,127 @@
+"""Runs that differ in one thing: the same data, recipe, model, capacity and seed, but for what a claim is about."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from moe_bench.report.claims import DEVICE_DAYS, PLAN, Claim
+from moe_bench.report.collect import Run
+
+ONLY_EXPERTS = ("capacity.", "model.experts", "model.moe_blocks", "model.expert_dropout", "model.identical_experts")
+"""Settings that mean nothing to a dense model."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """``setting`` is what all its seeds share, in words."""
+
+    setting: str
+    comparison: tuple[str, str]
+    seed: int
+    first: Run
+    second: Run
+
+
+def label(run: Run) -> str:
+    """The router, and whether the plan weighs the outputs where the paper has softmax do it."""
+    plan = run.science.get("router.combine") == "plan" and run.router in ("sinkhorn_tc", "sinkhorn_ec", "sparse_ec")
+    return run.router + PLAN if plan else run.router
+
+
+def blocks(runs: Iterable[Run]) -> list[list[Run]]:
+    """Runs on the same data and equally long; other settings may differ from pair to pair, never within a pair."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        data = {key: value for key, value in run.science.items() if key.startswith("data.")}
+        recipe = run.config.get("recipe")
+        length = [recipe.get("steps"), recipe.get("batch")] if isinstance(recipe, dict) else []
+        found.setdefault(json.dumps([run.data, data, length], sort_keys=True, default=str), []).append(run)
+    return sorted(found.values(), key=lambda group: -len(group))
+
+
+def pairs(claim: Claim, runs: Sequence[Run]) -> list[Pair]:
+    """Every pair that ``claim`` is about. Finished runs with a seed only; of equal runs the first."""
+    finished = [run for run in runs if run.summary is not None and run.seed is not None]
+    chosen = _main_variants(finished)
+    found = [pair for names in claim.comparisons for pair in _pairs(claim, names, finished, chosen)]
+    return _against_dearest(found) if claim.dearest else found
+
+
+def _pairs(claim: Claim, names: tuple[str, str], runs: list[Run], chosen: dict[str, str]) -> list[Pair]:
+    same_router = names[0].removesuffix(PLAN) == names[1].removesuffix(PLAN)
+    dense = "dense" in names
+
+    def side(number: int) -> dict[tuple[str, int], Run]:
+        found: dict[tuple[str, int], Run] = {}
+        for run in runs:
+            asked = claim.capacities[number] if claim.capacities else run.capacity
+            right = label(run) == names[number] and (run.router == "dense" or run.capacity == asked)
+            if right and (same_router or _variant(run) == chosen[label(run)]):
+                found.setdefault((_place(run, claim, dense, same_router), run.seed or 0), run)
+        return found
+
+    first, second = side(0), side(1)
+    both = [key for key in first if key in second]
+    varying = _varying([first[key] for key in both])
+    return [Pair(_words(first[key], names, claim, varying), names, key[1], first[key], second[key]) for key in both]
+
+
+def _place(run: Run, claim: Claim, dense: bool, same_router: bool) -> str:
+    """Everything in which the two sides must be equal."""
+    apart = ONLY_EXPERTS if dense else ("capacity.factor",)
+    kept = {k: v for k, v in run.science.items() if k != "seed" and not k.startswith(("router.", *apart))}
+    capacity = None if dense or claim.capacities else run.capacity
+    variant = _variant(run) if same_router else ""
+    return json.dumps([run.model, capacity, variant, kept], sort_keys=True, default=str)
+
+
+def _variant(run: Run) -> str:
+    apart = ("router.name", "router.combine")
+    router = {k: v for k, v in run.science.items() if k.startswith("router.") and k not in apart}
+    return json.dumps(router, sort_keys=True, default=str)
+
+
+def _main_variants(runs: list[Run]) -> dict[str, str]:
+    """Of the settings that a router was tried with, those of most runs; the fewest settings where as many."""
+    counted: dict[str, Counter[str]] = {}
+    for run in runs:
+        counted.setdefault(label(run), Counter())[_variant(run)] += 1
+    return {name: max(count, key=lambda v: (count[v], -len(v), v)) for name, count in counted.items()}
+
+
+def _varying(runs: list[Run]) -> list[str]:
+    """Settings, beside the model and capacity, that are not the same for all these runs."""
+    keys = sorted({key for run in runs for key in run.science if key.startswith(("recipe.", "capacity."))})
+    return [
+        key
+        for key in keys
+        if key != "capacity.factor" and len({json.dumps(run.science.get(key), default=str) for run in runs}) > 1
+    ]
+
+
+def _words(run: Run, names: tuple[str, str], claim: Claim, varying: list[str]) -> str:
+    routers = names[0] if names[0] == names[1] else f"{names[0]} over {names[1]}"
+    capacity = (
+        [] if claim.capacities and names[0] == names[1] else [f"capacity {run.capacity:g}"] if run.capacity else []
+    )
+    settings = [f"{key}={run.science.get(key, 'default')}" for key in varying]
+    return ", ".join([routers, run.model, *capacity, *settings])
+
+
+def _against_dearest(found: list[Pair]) -> list[Pair]:
+    """In each place, only the other router of the highest mean cost over seeds: chosen once, not seed by seed."""
+    costs: dict[str, dict[str, list[float]]] = {}
+    for pair in found:
+        if (cost := pair.second.number(DEVICE_DAYS)) is not None:
+            costs.setdefault(_where(pair), {}).setdefault(pair.comparison[1], []).append(cost)
+    dearest = {where: max(of, key=lambda name: fmean(of[name])) for where, of in costs.items()}
+    return [pair for pair in found if dearest.get(_where(pair)) == pair.comparison[1]]
+
+
+def _where(pair: Pair) -> str:
+    """Its setting without the routers."""
+    return pair.setting.partition(", ")[2]

@@ -1,0 +1,78 @@
+"""At what training length a finding appears: the same test at each validation of the same runs.
+
+The learning rate is not annealed there, so an early validation is not what a shorter training would reach; and these
+tests are not corrected for their number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from moe_bench.report.collect import Run, as_number
+from moe_bench.report.findings import OPEN, Finding, Value, judge
+from moe_bench.report.pairs import pairs
+
+Curves = Mapping[str, Mapping[int, float]]
+"""A run's name → step → prec@1."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What the runs said at a step."""
+
+    step: int
+    effect: float
+    half: float | None
+    verdict: str
+
+
+def curves(runs: Sequence[Run]) -> Curves:
+    """The validations of all finished runs."""
+    return {run.name: _validations(run) for run in runs if run.summary is not None}
+
+
+def trend(finding: Finding, runs: Sequence[Run], of: Curves) -> list[Moment]:
+    """The verdict at each step at which all its runs were validated."""
+    paired = pairs(finding.claim, runs)
+    steps = [set(of.get(run.name, {})) for pair in paired for run in (pair.first, pair.second)]
+    shared = sorted(set.intersection(*steps)) if steps else []
+    judged = [(step, judge(finding.claim, "val/prec1", paired, _at(of, step))) for step in shared]
+    return [Moment(step, f.evidence.effect, f.evidence.half, f.verdict) for step, f in judged if f.evidence]
+
+
+def _at(of: Curves, step: int) -> Value:
+    return lambda run: of[run.name][step]
+
+
+def appears(finding: Finding, moments: Sequence[Moment]) -> int | None:
+    """The first step from which on the verdict is the final one; None where there is none."""
+    if finding.verdict == OPEN:
+        return None
+    since = None
+    for moment in reversed(moments):
+        if moment.verdict != finding.verdict:
+            break
+        since = moment.step
+    return since
+
+
+def _validations(run: Run) -> dict[int, float]:
+    """Steps that were gone through twice have their last value; a torn line does not count."""
+    try:
+        lines = (run.path / "metrics.jsonl").read_bytes().splitlines()
+    except OSError:
+        return {}
+    found = {}
+    for line in lines:
+        if b'"val/prec1"' not in line:
+            continue
+        try:
+            row = json.loads(line)
+            step, value = row.get("step"), as_number(row.get("val/prec1"))
+        except (ValueError, AttributeError):
+            continue
+        if isinstance(step, int) and value is not None:
+            found[step] = value
+    return found

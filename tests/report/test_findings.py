@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moe_bench.report.claims import CLAIMS
+from moe_bench.report.collect import collect
+from moe_bench.report.findings import FAILS, HOLDS, OPEN, Finding, findings
+from moe_bench.report.groups import sections
+from moe_bench.report.paper import published
+from moe_bench.report.paper_claims import in_the_paper, published_runs
+from moe_bench.report.recommend import in_words, recommendations
+from moe_bench.report.trend import appears, curves, trend
+from moe_bench.report.verdicts import as_json, judged, lines
+
+from .runs import add_run
+
+ROUTERS = ("dense", "softmax_tc", "sinkhorn_tc", "softmax_ec", "sinkhorn_ec", "sparse_ec", "soft")
+
+
+def finding(root: Path, claim: str, figure: str = "val/prec1") -> Finding:
+    (found,) = [f for f in findings(collect(root).runs) if f.claim.name == claim and f.figure == figure]
+    return found
+
+
+def add(root: Path, router: str, prec1: float, seeds: int = 3, capacity: float = 1.0, **more: Any) -> None:
+    """Seeds share what lies at them, 1 point from one to the next; each router adds up to 0.1 points of its own."""
+    noise = random.Random(ROUTERS.index(router))
+    for seed in range(seeds):
+        mine = prec1 + 0.01 * seed + noise.uniform(-0.001, 0.001)
+        add_run(root, router, capacity=capacity, seed=seed, prec1=mine, **more)
+
+
+def cost(device_days: float) -> dict[str, Any]:
+    return {"cost/device_days": device_days}
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.05, HOLDS), (-0.05, FAILS), (0.001, OPEN)])
+def test_a_verdict_follows_the_runs(tmp_path: Path, gain: float, verdict: str) -> None:
+    add(tmp_path, "softmax_tc", 0.7)
+    add(tmp_path, "sinkhorn_tc", 0.7 + gain)
+    found = finding(tmp_path, "sinkhorn-over-softmax")
+    assert found.verdict == verdict
+    assert found.evidence is not None
+    assert found.evidence.effect == pytest.approx(100 * gain, abs=0.2)
+    assert bool(found.more) == (verdict == OPEN)
+
+
+def test_one_seed_is_never_enough_however_large_the_difference(tmp_path: Path) -> None:
+    for capacity in (1.0, 2.0):
+        for router, prec1 in (("softmax_tc", 0.3), ("softmax_ec", 0.9), ("sinkhorn_tc", 0.3), ("sinkhorn_ec", 0.8)):
+            add(tmp_path, router, prec1, 1, capacity)
+    found = finding(tmp_path, "expert-over-token")
+    assert (found.verdict, found.reason, found.more) == (OPEN, "one seed", "at least 2")
+
+
+def test_without_pairs_the_runs_to_make_are_named(tmp_path: Path) -> None:
+    add(tmp_path, "softmax_tc", 0.7)
+    found = finding(tmp_path, "softmax-combine")
+    assert found.verdict == OPEN
+    assert "router.combine=softmax,plan" in found.more
+
+
+def test_diverged_runs_are_told_and_not_counted(tmp_path: Path) -> None:
+    add(tmp_path, "softmax_tc", 0.7)
+    add(tmp_path, "sinkhorn_tc", 0.75, seeds=2)
+    add_run(tmp_path, "sinkhorn_tc", seed=2, state="diverged", reason="loss is nan")
+    found = finding(tmp_path, "sinkhorn-over-softmax")
+    assert found.unfinished == 1
+    assert found.evidence is not None
+    assert found.evidence.pairs == 2
+    assert found.verdict == OPEN
+
+
+def test_runs_with_another_recipe_or_model_are_no_pair(tmp_path: Path) -> None:
+    add(tmp_path, "softmax_tc", 0.7)
+    add(tmp_path, "sinkhorn_tc", 0.75, science={"recipe.lr": 0.1})
+    add(tmp_path, "sinkhorn_tc", 0.75, model="b32")
+    assert finding(tmp_path, "sinkhorn-over-softmax").evidence is None
+
+
+def test_affinities_are_alike_when_each_pair_is_within_the_margin(tmp_path: Path) -> None:
+    for router, prec1 in (("softmax_ec", 0.7), ("sinkhorn_ec", 0.7005), ("sparse_ec", 0.6995)):
+        add(tmp_path, router, prec1, seeds=4)
+    assert finding(tmp_path, "affinity-alike").verdict == HOLDS
+    add(tmp_path, "sparse_ec", 0.2, seeds=4, capacity=2.0)
+    add(tmp_path, "softmax_ec", 0.7, seeds=4, capacity=2.0)
+    assert finding(tmp_path, "affinity-alike").verdict == FAILS
+
+
+def test_the_plan_combine_is_told_from_the_softmax_combine(tmp_path: Path) -> None:
+    add(tmp_path, "sinkhorn_tc", 0.75)
+    for seed, prec1 in enumerate((0.70, 0.713, 0.719)):
+        add_run(tmp_path, "sinkhorn_tc", seed=seed, prec1=prec1, science={"router.combine": "plan"})
+    assert finding(tmp_path, "softmax-combine").verdict == HOLDS
+
+
+def test_costs_are_ratios_on_one_device(tmp_path: Path) -> None:
+    for seed in range(3):
+        add_run(tmp_path, "sparse_ec", seed=seed, **cost(2.0 + 0.1 * seed))
+        add_run(tmp_path, "softmax_ec", seed=seed, **cost(1.0))
+        add_run(tmp_path, "soft", seed=seed, device="H100", **cost(1.5))
+    found = finding(tmp_path, "sparse-dearest", "cost/device_days")
+    assert found.evidence is None  # the dearest other ran elsewhere
+    for folder in tmp_path.glob("soft-*"):
+        (folder / "summary.json").unlink()
+    assert finding(tmp_path, "sparse-dearest", "cost/device_days").verdict == HOLDS
+
+
+def test_the_dense_model_is_compared_at_every_capacity_and_the_first_line_answers(tmp_path: Path) -> None:
+    add(tmp_path, "dense", 0.70)
+    add(tmp_path, "softmax_ec", 0.75)
+    add(tmp_path, "softmax_ec", 0.76, capacity=2.0)
+    assert finding(tmp_path, "dense/softmax_ec/1").verdict == HOLDS
+    assert finding(tmp_path, "dense/softmax_ec/2").verdict == HOLDS
+    (block,) = judged(collect(tmp_path).runs)
+    assert "equal compute on these data? Yes: softmax_ec +" in lines(block)[0]
+
+
+def test_the_papers_claims_hold_on_its_numbers_with_its_own_exceptions() -> None:
+    runs = published_runs(published())
+    by_name = {claim.name: claim for claim in CLAIMS}
+
+    def exceptions(name: str, figure: str) -> list[str]:
+        found = in_the_paper(by_name[name], figure, runs)
+        assert found.evidence is not None
+        assert found.verdict == OPEN  # one seed
+        if not by_name[name].alike:
+            assert found.evidence.effect > 0
+        return found.contrary
+
+    assert exceptions("expert-over-token", "val/prec1") == []
+    few = "probe/imagenet/10shot"
+    assert exceptions("expert-over-token", few) == ["sparse_ec over sinkhorn_tc, b32, capacity 2"]
+    versus = "sinkhorn_tc over softmax_tc"
+    assert exceptions("sinkhorn-over-softmax", "val/prec1") == [f"{versus}, l16, capacity 2"]
+    assert exceptions("sinkhorn-over-softmax", few) == [f"{versus}, b32, capacity 2", f"{versus}, l16, capacity 1"]
+    for name in ("affinity-alike", "soft-over-sparse", "capacity-two"):
+        assert exceptions(name, "val/prec1") == exceptions(name, few) == []
+    assert exceptions("sparse-dearest", "cost/device_days") == []
+
+
+def test_a_finding_appears_where_its_verdict_stays(tmp_path: Path) -> None:
+    add(tmp_path, "softmax_tc", 0.7)
+    add(tmp_path, "sinkhorn_tc", 0.75)
+    for folder in tmp_path.iterdir():
+        final = json.loads((folder / "summary.json").read_text())["val/prec1"]
+        late = final - 0.05 if folder.name.startswith("sinkhorn") else final
+        rows = [{"step": 200, "val/prec1": late}, {"step": 400, "val/prec1": final}, {"step": 600, "val/prec1": final}]
+        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows) + '{"step": 700, "val/pr')
+    runs = collect(tmp_path).runs
+    found = finding(tmp_path, "sinkhorn-over-softmax")
+    moments = trend(found, runs, curves(runs))
+    assert [moment.verdict for moment in moments] == [OPEN, HOLDS, HOLDS]
+    assert appears(found, moments) == 400
+
+
+def test_a_recommendation_names_the_best_the_cheapest_and_what_cannot_be_told_apart(tmp_path: Path) -> None:
+    add(tmp_path, "soft", 0.80, **cost(2.0))
+    add(tmp_path, "softmax_ec", 0.7999, **cost(1.5))
+    add(tmp_path, "sinkhorn_tc", 0.70, **cost(1.7))
+    add(tmp_path, "softmax_tc", 0.60, **cost(1.0))
+    (section,) = sections(collect(tmp_path).runs)
+    (found,) = recommendations(section)
+    assert (found.best.name, found.cheapest.name) == ("soft capacity 1", "softmax_tc capacity 1")
+    assert [c.name for c in found.pareto] == ["softmax_tc capacity 1", "softmax_ec capacity 1", "soft capacity 1"]
+    assert [c.name for c in found.candidates if c.may_be_as_good] == ["soft capacity 1", "softmax_ec capacity 1"]
+    assert "cannot tell it from softmax_ec capacity 1" in in_words(found)[0]
+
+
+def test_findings_can_be_read_by_programs(tmp_path: Path) -> None:
+    add(tmp_path, "softmax_tc", 0.7)
+    add(tmp_path, "sinkhorn_tc", 0.75)
+    runs = collect(tmp_path).runs
+    value = json.loads(as_json(judged(runs), sections(runs)))
+    (entry,) = [
+        f for f in value["blocks"][0]["findings"] if (f["claim"], f["metric"]) == ("sinkhorn-over-softmax", "val/prec1")
+    ]
+    assert (entry["verdict"], entry["pairs"]) == (HOLDS, 3)
