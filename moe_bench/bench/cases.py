@@ -1,4 +1,4 @@
-"""Sizes of the layers to measure, read from what was typed and checked as a whole. No torch.
+"""Sizes of the layers and the probe to measure, read from what was typed and checked as a whole. No torch.
 
 G groups, T tokens of a group, E experts, C slots, D width, H hidden.
 """
@@ -72,6 +72,26 @@ class Case:
     def __str__(self) -> str:
         batch = f"{self.images} image{'s' * (self.images > 1)} × {self.tokens} tokens in groups of {self.group_images}"
         return f"{self.name} (width × hidden × experts) · {batch} · capacity {self.capacity:g} · {self.dtype}"
+
+
+@dataclass(frozen=True)
+class ProbeCase:
+    """A few-shot probe: ridge regressions for a grid of λ, from random features of a decaying spectrum."""
+
+    train: int  # examples of a draw
+    test: int  # examples
+    width: int  # features
+    classes: int
+    draws: int
+
+    def bytes_needed(self) -> int:
+        """A bound on what measuring takes: features, a standardised copy, scikit-learn's predictions and targets."""
+        features = (self.draws * self.train + 2 * self.test + 2 * self.train) * self.width
+        return 8 * (features + (self.test + 2 * self.train) * self.classes)
+
+    def __str__(self) -> str:
+        draws = f"{self.draws} draw{'s' * (self.draws > 1)}"
+        return f"{draws} of {self.train:,} × {self.width:,} · {self.test:,} tested · {self.classes:,} classes · float32"
 
 
 def make_cases(

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from moe_bench.bench.cases import DTYPES, ROUTERS, Case, make_cases, numbers, size, whole, words
+from moe_bench.bench.cases import DTYPES, ROUTERS, Case, ProbeCase, make_cases, numbers, size, whole, words
 from moe_bench.bench.timing import WARMUP
 from moe_bench.data.progress import progress
 from moe_bench.errors import EXIT_SIGINT, CheckpointError, ConfigError, Interrupted, MoeBenchError
@@ -26,11 +26,20 @@ STDOUT = Path("-")
 WIDE = 1000  # columns: a table is as wide as it needs to be
 SIZES = [(384, 1536, 32)]  # an MLP of ViT-S with 32 experts
 
+PROBE_OPTIONS = (
+    ("--train", 2000, "training examples of a draw"),
+    ("--test", 10000, "test examples"),
+    ("--width", 384, "features"),
+    ("--classes", 200, "classes"),
+    ("--draws", 1, "draws of training examples"),
+    ("--rounds", 5, "rounds, after a small probe that warms up"),
+)
 DESCRIPTION = """\
-What a mixture-of-experts layer costs on this machine.
+What a mixture-of-experts layer, and judging it, costs on this machine.
 
   moe-bench bench layers     each router's layer, forward and training, against its experts alone and a dense MLP
   moe-bench bench routing    each router's bookkeeping alone, part by part
+  moe-bench bench probe      the few-shot regressions, against their matrix products and scikit-learn
 """
 EXAMPLES = """\
 examples
@@ -38,6 +47,7 @@ examples
   moe-bench bench layers --case 768x3072x32 --images 8,32 --threads 1 --json layers.json
   moe-bench bench layers --device cuda --dtype bf16 --images 32,128
   moe-bench bench routing --solvers adam,sweeps,dual
+  moe-bench bench probe --train 10000 --test 50000 --width 768 --classes 1000 --draws 3 --rounds 1
 How to read the numbers: docs/benchmarks.md
 """
 
@@ -53,9 +63,7 @@ def run(argv: list[str]) -> int:
         make_parser().print_help()
         return 0
     args = make_parser().parse_args(argv)
-    cases = make_cases(
-        args.case or args.sizes, args.images, args.capacity, args.dtype, args.tokens, args.group_images, args.routers
-    )
+    cases = args.cases(args)
     if args.json and not args.json.parent.is_dir():
         raise ConfigError(f"--json {args.json}: there is no folder {args.json.parent}")
 
@@ -77,6 +85,17 @@ def run(argv: list[str]) -> int:
     if ended:
         raise ended
     return 0
+
+
+def _layer_cases(args: argparse.Namespace) -> list[Case]:
+    sizes = args.case or SIZES
+    return make_cases(sizes, args.images, args.capacity, args.dtype, args.tokens, args.group_images, args.routers)
+
+
+def _probe_cases(args: argparse.Namespace) -> list[ProbeCase]:
+    if args.train < args.classes:
+        raise ConfigError(f"--train {args.train}: {args.classes} classes need at least as many examples")
+    return [ProbeCase(args.train, args.test, args.width, args.classes, args.draws)]
 
 
 def _layers(args: argparse.Namespace, cases: list[Case], device: torch.device, results: list[Any]) -> None:
@@ -110,17 +129,33 @@ def _routing(args: argparse.Namespace, cases: list[Case], device: torch.device, 
             measure(results[-1], args.routers, args.solvers, args.rounds, device, advance)
 
 
+def _probe(args: argparse.Namespace, cases: list[ProbeCase], device: torch.device, results: list[Any]) -> None:
+    """Measures every case into ``results``."""
+    from moe_bench.bench.probe import measure
+    from moe_bench.bench.results import PROBE_JOBS, ProbeTimes
+    from moe_bench.probe.ridge import L2_GRID
+
+    for case in cases:
+        _check_fits(case, case.bytes_needed(), device, "fewer --test examples or --classes")
+    with progress("probe", len(cases) * len(PROBE_JOBS) * args.rounds, "jobs") as advance:
+        for case in cases:
+            results.append(ProbeTimes(case, len(L2_GRID)))
+            measure(results[-1], args.rounds, advance)
+
+
 def _check_memory(cases: list[Case], peers: int, device: torch.device) -> None:
     """Raises ConfigError for a case that cannot fit, before the others have taken their time."""
+    for case in cases:
+        _check_fits(case, case.bytes_needed(1 + peers), device, "fewer --images or a smaller --case")
+
+
+def _check_fits(case: Case | ProbeCase, needed: int, device: torch.device, instead: str) -> None:
     from moe_bench.training.memory import free_bytes
 
     free = free_bytes("gpu" if device.type == "cuda" else "cpu")
-    for case in cases:
-        if (needed := case.bytes_needed(1 + peers)) > free:
-            raise ConfigError(
-                f"{case}: needs about {gigabytes(needed / 1e9)} of memory and {gigabytes(free / 1e9)} are free. "
-                "Use fewer --images or a smaller --case."
-            )
+    if needed > free:
+        about = f"needs about {gigabytes(needed / 1e9)} of memory and {gigabytes(free / 1e9)} are free"
+        raise ConfigError(f"{case}: {about}. Use {instead}.")
 
 
 def _about(argv: list[str]) -> dict[str, Any]:
@@ -165,19 +200,25 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = parser.add_subparsers(required=True, metavar="layers|routing")
+    verbs = parser.add_subparsers(required=True, metavar="layers|routing|probe")
     layers = verbs.add_parser("layers", help="whole layers, forward and training, and their memory")
-    layers.set_defaults(measure=_layers, sizes=SIZES, no_peers=False)
+    layers.set_defaults(measure=_layers, cases=_layer_cases, no_peers=False)
     routing = verbs.add_parser("routing", help="gate, affinity, choice, dispatch and combine of each router")
-    routing.set_defaults(measure=_routing, sizes=SIZES)
+    routing.set_defaults(measure=_routing, cases=_layer_cases)
     for verb, rounds in ((layers, 11), (routing, 30)):
         _add_options(verb, rounds)
+    probe = verbs.add_parser("probe", help="ridge regressions for 30 λ, on the CPU")
+    probe.set_defaults(measure=_probe, cases=_probe_cases, device="cpu")
+    for flag, default, what in PROBE_OPTIONS:
+        probe.add_argument(flag, type=whole(flag), default=default, metavar="N", help=f"{what} [{default}]")
+    for verb in (layers, routing, probe):
+        _add_threads_and_json(verb)
     layers.add_argument("--no-peers", action="store_true", help="leave other packages out, installed or not")
     return parser
 
 
 def _add_options(verb: argparse.ArgumentParser, rounds: int) -> None:
-    """What both verbs read. Lists are separated by commas, and every combination is measured."""
+    """What the verbs for layers read. Lists are separated by commas, and every combination is measured."""
 
     def add(flag: str, kind: Callable[[str], Any], default: str, metavar: str, what: str) -> None:
         verb.add_argument(flag, type=kind, default=kind(default), metavar=metavar, help=f"{what} [{default}]")
@@ -197,5 +238,8 @@ def _add_options(verb: argparse.ArgumentParser, rounds: int) -> None:
     verb.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="[auto: cuda where there is one]"
     )
+
+
+def _add_threads_and_json(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--threads", type=whole("--threads"), metavar="N", help="CPU threads [as torch likes]")
     verb.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there; - prints them instead")

@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from moe_bench.bench.cases import Case
+from moe_bench.bench.cases import Case, ProbeCase
 from moe_bench.bench.timing import Round, Spread, ratio, seconds
 
 DENSE = "dense MLP"
+OURS, OURS_FIXED = "moe-bench, all λ", "moe-bench, one λ"
+EACH, FEW = "products, one a λ", "products, the fewest"
+SKLEARN = "scikit-learn's Ridge"
+PROBE_JOBS = (OURS, OURS_FIXED, EACH, FEW, SKLEARN)
 
 
 def floor_name(rows: int) -> str:
@@ -126,12 +130,50 @@ class RoutingTimes:
         ]
 
 
+@dataclass
+class ProbeTimes:
+    """A probe, its products and its rival, filled while they are measured."""
+
+    case: ProbeCase
+    penalties: int  # values of λ
+    rounds: list[Round] = field(default_factory=list)
+    products: int | None = None  # with all test rows that our probe makes for each draw
+    difference: float | None = None  # the largest between our accuracies and scikit-learn's
+    peak_bytes: int | None = None  # of our probe
+    left_out: list[LeftOut] = field(default_factory=list)  # always empty
+
+    @property
+    def any_round(self) -> bool:
+        return bool(self.rounds)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A record for each job."""
+        about = {"penalties": self.penalties, "products": self.products, "accuracy_difference": self.difference}
+        return [
+            {
+                "case": asdict(self.case),
+                "job": job,
+                "rounds": len(self.rounds),
+                "time_s": spread_json(seconds(self.rounds, job)),
+                "over_products": spread_json(ratio(self.rounds, job, EACH)),
+                "over_fewest_products": spread_json(ratio(self.rounds, job, FEW)),
+                "over_scikit_learn": spread_json(ratio(self.rounds, job, SKLEARN)),
+                "peak_bytes": self.peak_bytes if job == OURS else None,
+                **about,
+            }
+            for job in (PROBE_JOBS if self.rounds else ())
+        ]
+
+
+Times = LayerTimes | RoutingTimes | ProbeTimes
+
+
 def spread_json(spread: Spread | None, scale: float = 1) -> dict[str, float] | None:
     """A median with its quartiles, in the unit that ``scale`` makes of it."""
     return None if spread is None else {name: scale * value for name, value in asdict(spread).items()}
 
 
-def document(about: Mapping[str, Any], results: Sequence[LayerTimes | RoutingTimes]) -> dict[str, Any]:
+def document(about: Mapping[str, Any], results: Sequence[Times]) -> dict[str, Any]:
     """All of one command: where and how it was measured, then the rows of every case."""
     left_out = [{"case": asdict(result.case), **asdict(one)} for result in results for one in result.left_out]
     return {**about, "left_out": left_out, "results": [row for result in results for row in result.rows()]}

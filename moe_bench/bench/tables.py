@@ -9,8 +9,19 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from moe_bench.bench.results import DENSE, LayerTimes, RoutingTimes
-from moe_bench.bench.timing import Spread
+from moe_bench.bench.results import (
+    DENSE,
+    EACH,
+    FEW,
+    OURS,
+    PROBE_JOBS,
+    SKLEARN,
+    LayerTimes,
+    ProbeTimes,
+    RoutingTimes,
+    Times,
+)
+from moe_bench.bench.timing import Spread, ratio, seconds
 from moe_bench.monitor.units import MISSING, percent, significant
 
 PARTS = ("affinity", "choice", "both", "router", "dispatch", "combine")
@@ -26,9 +37,15 @@ ROUTING_NOTE = (
     "tokens, with gate and losses · % of dense: router over the dense MLP's forward in the same round (quartiles) · "
     "dispatch, combine: rows to slots and back"
 )
+PROBE_NOTE = (
+    "Each job on the same draws: few-shot accuracy for every λ · products, one a λ: AᵀA and the scores of all test "
+    "rows, by one matrix a λ · the fewest: the same with as many matrices as our probe needs for all λ · scikit-learn: "
+    "StandardScaler, and Ridge(alpha=λ).fit().predict() in a loop over λ · ratios: median over rounds of job ÷ other "
+    "in the same round (quartiles)"
+)
 
 
-def tables(about: Mapping[str, Any], results: Sequence[LayerTimes | RoutingTimes]) -> list[RenderableType]:
+def tables(about: Mapping[str, Any], results: Sequence[Times]) -> list[RenderableType]:
     """Everything, line by line; nothing where nothing was measured."""
     if not results:
         return []
@@ -37,10 +54,17 @@ def tables(about: Mapping[str, Any], results: Sequence[LayerTimes | RoutingTimes
     where = f"{device['name']} ({device['type']}) · {threads} · torch {versions['torch']} · {about['date'][:10]}"
     lines: list[RenderableType] = [Text(where), Text("")]
     for result in results:
-        lines += routing_table(result) if isinstance(result, RoutingTimes) else layers_table(result)
-        lines.append(Text(""))
-    note = ROUTING_NOTE if isinstance(results[0], RoutingTimes) else LAYERS_NOTE
+        table, note = _table_and_note(result)
+        lines += [*table, Text("")]
     return [*lines, Text(note, style="dim")]
+
+
+def _table_and_note(result: Times) -> tuple[list[RenderableType], str]:
+    if isinstance(result, ProbeTimes):
+        return probe_table(result), PROBE_NOTE
+    if isinstance(result, RoutingTimes):
+        return routing_table(result), ROUTING_NOTE
+    return layers_table(result), LAYERS_NOTE
 
 
 def layers_table(times: LayerTimes) -> list[RenderableType]:
@@ -69,13 +93,25 @@ def routing_table(times: RoutingTimes) -> list[RenderableType]:
     return [_title(times), table, Text(f"{DENSE}: {_median(dense, 1e3)} ms", style="dim")]
 
 
-def _title(times: LayerTimes | RoutingTimes) -> Text:
+def probe_table(times: ProbeTimes) -> list[RenderableType]:
+    """Of one case, with how far the accuracies are from each other."""
+    table = _table(["job", "s", "÷ products, one a λ", "÷ the fewest", "÷ scikit-learn"])
+    for job in PROBE_JOBS:
+        ratios = (_with_quartiles(ratio(times.rounds, job, base)) for base in (EACH, FEW, SKLEARN))
+        table.add_row(job, _median(seconds(times.rounds, job), 1), *ratios)
+    products = f"{times.products} products for {times.penalties} λ"
+    peak = f"{OURS}: {_megabytes(times.peak_bytes)} MB at its peak"
+    apart = f"accuracies at most {significant(times.difference)} from scikit-learn's"
+    return [_title(times), table, Text(f"{products} · {peak} · {apart}", style="dim")]
+
+
+def _title(times: Times) -> Text:
     return Text(f"{times.case} · {_rounds(times)} rounds", style="bold")
 
 
-def _rounds(times: LayerTimes | RoutingTimes) -> str:
+def _rounds(times: Times) -> str:
     """How many there are, which differs between the passes where someone interrupted."""
-    if isinstance(times, RoutingTimes):
+    if not isinstance(times, LayerTimes):
         return str(len(times.rounds))
     forward, train = (len(times.rounds[kind]) for kind in ("forward", "train"))
     return str(forward) if forward == train else f"{forward} forward and {train} training"

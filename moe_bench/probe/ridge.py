@@ -30,7 +30,8 @@ from torch import Tensor
 
 L2_GRID = tuple(2.0**exponent for exponent in range(-10, 20))
 BIAS = 100.0
-_CHUNK_SCORES = 8_000_000  # scores of one chunk of test rows: 32 MB in float32
+_CHUNK_SCORES = 8_000_000  # of one product with a chunk of test rows: 32 MB in float32
+_PIECE_SCORES = 1_000_000  # of all λ at once: 4 MB
 _RANK_TOLERANCE = 2.0**-14  # of singular values; coarser: fewer products, but more test rows for float64
 _TINY = 1e-300
 
@@ -53,63 +54,75 @@ class Ridge:
         """Share of right answers on features ``x`` (M, D) with labels ``y`` (M,) for each λ: float64 (L,)."""
         device, classes = self.mean.device, self.target.shape[1]
         features, labels = _tensor(x, self.mean), torch.as_tensor(y, device=device).long()
-        judge = _Judge.of(self, torch.tensor(l2, dtype=torch.float64, device=device))
+        judge = _Judge.of(self, l2)
         right = torch.zeros(len(l2), dtype=torch.int64, device=device)
-        rows = max(1, _CHUNK_SCORES // (len(l2) * classes))
+        rows = max(1, _CHUNK_SCORES // max(judge.weights.shape))
         for start in range(0, len(labels), rows):
             known = labels[start : start + rows] < classes
             chunk = features[start : start + rows][known].double()
-            right += judge.right(_with_bias((chunk - self.mean) / self.std), labels[start : start + rows][known])
+            right += judge.right((chunk - self.mean) / self.std, labels[start : start + rows][known])
         return right.double() / len(labels)
+
+    def products(self, l2: Sequence[float] = L2_GRID) -> int:
+        """K, the matrix products with all test rows that ``accuracy`` makes."""
+        return _Judge.of(self, l2).mix.shape[1]
 
 
 @dataclass(frozen=True)
 class _Judge:
     """Right answers for all L values of λ from K products, in float32, and what is close in float64.
 
-    Up to a positive factor of each λ and to what all classes share, A W(λ_i) = Σ_k mix[i, k] · A weights[k].
+    Up to a positive factor of each λ and to what all classes share, the scores of features X are
+    X W(λ_i) + bias_i = Σ_k mix[i, k] · X weights[k] + bias[i]. Pieces of them are made so that they stay in the cache.
     """
 
     basis: Tensor  # (D+1, R)
     target: Tensor  # (R, Y)
     penalised: Tensor  # (L, R), Λ + λ
-    weights: Tensor  # (D+1, K·Y), float32
+    weights: Tensor  # (D, K·Y), float32
     mix: Tensor  # (L, K), float32
-    error: Tensor  # (L,), of the difference of two scores of a row of length 1
+    bias: Tensor  # (L, Y), float32: of the column of 100
+    error: Tensor  # (L,), of the difference of two scores, for features of length 1
 
     @classmethod
-    def of(cls, ridge: Ridge, l2: Tensor) -> _Judge:
+    def of(cls, ridge: Ridge, l2: Sequence[float]) -> _Judge:
         basis, target = ridge.basis.double(), ridge.target.double()
         target = target - target.mean(1, keepdim=True)
         lengths = basis.norm(dim=0)  # of columns that are orthogonal to each other
         size = (lengths * target.norm(dim=1)).clamp_min(_TINY)  # (R,), what each eigenvector counts in W
         unit = target / size[:, None]
-        penalised = ridge.eigenvalues.double() + l2[:, None]
+        penalised = ridge.eigenvalues.double() + basis.new_tensor(l2)[:, None]
         shrunk = size / penalised
         shrunk = shrunk / shrunk.norm(dim=1, keepdim=True).clamp_min(_TINY)  # (L, R)
         mix, factors = _low_rank(shrunk)
+        bias = BIAS * (shrunk * basis[-1]) @ unit
 
         dtype = _fast_and_known()
-        weights = basis.new_empty(len(basis), len(factors), target.shape[1], dtype=dtype)
-        for k, factor in enumerate(factors):  # one by one: all at once in float64 would take twice the memory
-            weights[:, k] = basis @ (unit * factor[:, None])
+        fast = basis[:-1].to(dtype)
+        weights = torch.stack([fast @ (unit * factor[:, None]).to(dtype) for factor in factors], 1)  # (D, K, Y)
         missed = (shrunk - mix @ factors).square() @ (unit * lengths[:, None]).square()  # (L, Y)
-        longest = torch.stack([weights[:, k].norm(dim=0).amax() for k in range(len(factors))]).double()  # (K,)
-        rounded = torch.finfo(dtype).eps * (len(basis) + len(factors)) ** 0.5 * (mix.abs() @ longest)
-        error = 2 * (missed.amax(1).sqrt() + rounded)
-        return cls(basis, target, penalised, weights.flatten(1), mix.to(dtype), error)
+        longest = weights.norm(dim=0).amax(1).double()  # (K,)
+        rounded = (2 * len(basis) + len(factors)) ** 0.5 * (mix.abs() @ longest) + bias.abs().amax(1)
+        error = 2 * (missed.amax(1).sqrt() + torch.finfo(dtype).eps * rounded)
+        return cls(basis, target, penalised, weights.flatten(1), mix.to(dtype), bias.to(dtype), error)
 
-    def right(self, a: Tensor, labels: Tensor) -> Tensor:
-        """How many rows of ``a`` (m, D+1) score highest where their ``labels`` (m,) say, for each λ: int64 (L,)."""
-        products = (a.to(self.weights.dtype) @ self.weights).view(len(a), self.mix.shape[1], self.target.shape[1])
-        scores = self.mix @ products  # (m, L, Y)
-        places = labels.view(-1, 1, 1).expand(-1, len(self.mix), 1)
-        own = scores.gather(2, places).squeeze(2)  # (m, L)
-        lead = own - scores.scatter_(2, places, -torch.inf).amax(2)
-        clear = lead.abs() > a.norm(dim=1, keepdim=True) * self.error
+    def right(self, x: Tensor, labels: Tensor) -> Tensor:
+        """How many rows of ``x`` (m, D) score highest where their ``labels`` (m,) say, for each λ: int64 (L,)."""
+        products = (x.to(self.weights.dtype) @ self.weights).view(len(x), self.mix.shape[1], self.bias.shape[1])
+        rows = max(1, _PIECE_SCORES // self.bias.numel())
+        lead = torch.cat([self._lead(*piece) for piece in zip(products.split(rows), labels.split(rows))])  # (m, L)
+        clear = lead.abs() > (1 + x.norm(dim=1, keepdim=True)) * self.error
         row, place = (~clear).nonzero(as_tuple=True)
-        won = self._wins(a[row], labels[row], place)
+        won = self._wins(_with_bias(x[row]), labels[row], place)
         return (clear & (lead > 0)).sum(0).index_add_(0, place, won.long())
+
+    def _lead(self, products: Tensor, labels: Tensor) -> Tensor:
+        """Score of the right class over the best other one (m, L); below 0: a wrong answer."""
+        bias, mix = (one.expand(len(products), -1, -1) for one in (self.bias, self.mix))
+        scores = torch.baddbmm(bias, mix, products)  # (m, L, Y)
+        places = labels.view(-1, 1, 1).expand(-1, len(self.mix), 1)
+        own = scores.gather(2, places).squeeze(2)
+        return own - scores.scatter_(2, places, -torch.inf).amax(2)
 
     def _wins(self, a: Tensor, labels: Tensor, place: Tensor) -> Tensor:
         """Whether each row of ``a``, with the λ at its own place, scores highest at its label, in float64: bool."""

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from moe_bench.bench import cli, layers, machine, peers
-from moe_bench.bench.cases import ROUTERS
+from moe_bench.bench import cli, layers, machine, peers, probe
+from moe_bench.bench.cases import ROUTERS, ProbeCase
+from moe_bench.bench.results import EACH, OURS, PROBE_JOBS
 from moe_bench.errors import EXIT_SIGINT, CheckpointError, ConfigError, Interrupted
 from moe_bench.guard import guarded
+from moe_bench.probe.ridge import few_shot
 
 TINY = ["--case", "16x32x4", "--images", "4", "--tokens", "8", "--group-images", "2", "--rounds", "2"]
 Capture = pytest.CaptureFixture[str]
@@ -31,6 +33,7 @@ def test_alone_it_prints_its_usage_at_once_and_without_torch() -> None:
     assert done.stderr == "0 False True\n"
     assert "moe-bench bench layers" in done.stdout
     assert "moe-bench bench routing" in done.stdout
+    assert "moe-bench bench probe" in done.stdout
 
 
 def measured(words: list[str], capsys: Capture) -> dict[str, Any]:
@@ -89,6 +92,39 @@ def test_routing_measures_every_part_of_every_router(capsys: Capture) -> None:
     assert parts["sinkhorn on logarithms"] == {"affinity"}
 
 
+PROBE = ["probe", "--train", "60", "--test", "80", "--width", "12", "--classes", "6", "--draws", "2", "--rounds", "2"]
+
+
+def test_probe_measures_ours_its_products_and_scikit_learn_on_one_job(capsys: Capture) -> None:
+    assert cli.run([*PROBE, "--json", "-"]) == 0
+    rows = {row["job"]: row for row in json.loads(capsys.readouterr().out)["results"]}
+    assert tuple(rows) == PROBE_JOBS
+    for row in rows.values():
+        assert row["rounds"] == 2
+        assert 1 < row["products"] < row["penalties"] == 30
+        assert row["accuracy_difference"] <= 1.01 / 80  # scikit-learn's is float32: an example may fall the other way
+        for figure in ("time_s", "over_products", "over_fewest_products", "over_scikit_learn"):
+            assert 0 < row[figure]["q1"] <= row[figure]["median"] <= row[figure]["q3"]
+    assert rows[EACH]["over_products"] == {"median": 1.0, "q1": 1.0, "q3": 1.0}
+    assert rows[OURS]["peak_bytes"] is not None
+
+
+def test_the_table_of_the_probe_has_a_line_for_each_job(capsys: Capture) -> None:
+    assert cli.run(PROBE) == 0
+    out = capsys.readouterr().out
+    assert "2 draws of 60 × 12 · 80 tested · 6 classes · float32 · 2 rounds" in out
+    assert [line for job in PROBE_JOBS for line in out.splitlines() if line.startswith(f"{job}  ")]
+    assert re.search(r"^\d+ products for 30 λ · moe-bench, all λ: [\d.]+ MB at its peak", out, re.MULTILINE)
+
+
+def test_the_job_of_scikit_learn_is_ours() -> None:
+    """Over random features: the same accuracy for every λ, which is neither chance nor perfect."""
+    draws, test = probe._examples(ProbeCase(train=120, test=300, width=16, classes=6, draws=1))
+    ours, theirs = few_shot(*draws[0], *test), probe._scikit_learn(draws[0], test, 6)
+    assert float((ours - theirs).abs().max()) <= 1.01 / 300
+    assert 1 / 6 + 0.05 < float(ours.max()) < 1
+
+
 @pytest.mark.parametrize("verb", ["layers", "routing"])
 def test_the_table_is_plain_text_in_a_pipe_with_the_case_and_the_machine(verb: str, capsys: Capture) -> None:
     assert cli.run([verb, *TINY, "--routers", "sinkhorn_ec,soft", "--dtype", "float32,bf16"]) == 0
@@ -131,6 +167,8 @@ def test_progress_and_what_is_not_installed_go_to_stderr(capsys: Capture, monkey
         (["layers", "--case", "64x64x4096"], "an expert needs at least 1"),
         (["routing", "--solvers", "newton"], "adam, sweeps, dual"),
         (["layers", "--case", "65536x262144x4096", "--tokens", "4096"], "are free"),
+        (["probe", "--train", "5", "--classes", "6"], "6 classes need at least as many examples"),
+        (["probe", "--test", "999999999", "--classes", "1000"], "are free"),
         (["layers", "--frobnicate"], "--help"),
         (["layer"], "layers"),
     ],
@@ -145,7 +183,7 @@ def test_a_mistake_is_one_message_and_exit_code_two(words: list[str], said: str,
 
 def test_every_command_of_the_page_and_of_the_help_can_be_typed() -> None:
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    commands = re.findall(r"moe-bench bench ((?:layers|routing)[^`#\n]*)", page + cli.EXAMPLES)
+    commands = re.findall(r"moe-bench bench ((?:layers|routing|probe)[^`#\n]*)", page + cli.EXAMPLES)
     assert len(commands) > 8
     for command in commands:
         cli.make_parser().parse_args(command.rsplit("  ", 1)[0].split())

@@ -19,11 +19,11 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of softmax token choice."""
+    """A finished run of softmax token choice, probed with all four numbers of shots under V-MoE's λ policy."""
     here = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
-        assert moe_bench("router=softmax_tc", *TINY) == 0
+        assert moe_bench("router=softmax_tc", "probe=fewshot", "probe.policy=best", *TINY) == 0
     return only_run(here)
 
 
@@ -61,9 +61,11 @@ def test_the_table_the_json_and_the_file_say_the_same(folder: Path, capsys: Capt
 
 def test_few_shot_scores_as_trained_are_those_of_the_run(folder: Path, capsys: Capture) -> None:
     document, summary = evaluated(folder, "--capacity", "1", "--probe"), read(folder / "summary.json")
+    assert [one["shots"] for one in document["settings"][0]["probe"]] == [1, 5, 10, 25]
     for one in document["settings"][0]["probe"]:
         name = f"probe/{one['dataset']}/{one['shots']}shot"
         assert (one["accuracy"], one["std"]) == pytest.approx((summary[name], summary[f"{name}/std"]))
+        assert one["l2"] == summary[f"{name}/l2"]
 
 
 def test_another_prec1_than_the_runs_is_told(folder: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -8,6 +8,7 @@ import torch
 from reference_numbers import FILES
 from sklearn.linear_model import Ridge as SklearnRidge
 
+from moe_bench.probe.policies import best_rank
 from moe_bench.probe.ridge import BIAS, L2_GRID, Ridge, _Judge, draw, few_shot, fit
 
 REFERENCE = FILES["fewshot"]
@@ -36,6 +37,16 @@ def test_draws_and_accuracies_are_the_references(sub_seed: int, row: int, shots:
     allowed = 1.01 / len(TEST_Y)  # the reference is float32: one test example may fall the other way
     np.testing.assert_allclose(accuracy.numpy(), expected, atol=allowed, rtol=0)
     assert np.mean(np.abs(accuracy.numpy() - expected) > 1e-6) <= 0.1
+
+
+@pytest.mark.parametrize(("row", "shots"), [(0, 1), (1, 5), (2, 10)])
+def test_the_best_penalty_is_that_of_the_references_own_table(row: int, shots: int) -> None:
+    """V-MoE's policy, over both draws, from their accuracies and from ours."""
+    seeds = [int(REFERENCE[f"tall.sub{sub_seed}/permute_seed"]) for sub_seed in (0, 1)]
+    supports = [draw(TRAIN_Y, shots, seed) for seed in seeds]
+    ours = torch.stack([few_shot(TRAIN_X[rows], TRAIN_Y[rows], TEST_X, TEST_Y) for rows in supports])
+    theirs = [REFERENCE[f"tall.sub{sub_seed}/accuracy"][row] for sub_seed in (0, 1)]
+    assert best_rank(ours) == best_rank(theirs)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +118,9 @@ def test_what_is_close_in_float32_is_judged_in_float64() -> None:
 
 def test_fewer_products_than_penalties_are_made() -> None:
     ridge = fit(*problem(200, 60, 5))
-    judge = _Judge.of(ridge, torch.tensor(L2_GRID, dtype=torch.float64))
-    assert judge.mix.shape[1] == judge.weights.shape[1] // 5 < len(L2_GRID) // 2
-    assert judge.weights.dtype == torch.float32
+    assert ridge.products() < len(L2_GRID) // 2
+    assert ridge.products([1024.0]) == 1
+    assert _Judge.of(ridge, L2_GRID).weights.shape == (60, 5 * ridge.products())
 
 
 def test_where_torch_may_round_float32_products_they_are_made_in_float64() -> None:
@@ -117,7 +128,7 @@ def test_where_torch_may_round_float32_products_they_are_made_in_float64() -> No
     ridge, before = fit(x, y), torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        assert _Judge.of(ridge, torch.ones(1, dtype=torch.float64)).weights.dtype == torch.float64
+        assert _Judge.of(ridge, L2_GRID).weights.dtype == torch.float64
         np.testing.assert_allclose(ridge.accuracy(test_x, test_y), by_definition(ridge, test_x, test_y), atol=1e-12)
     finally:
         torch.set_float32_matmul_precision(before)
