@@ -288,17 +288,18 @@ def probe(
 
 
 def wandb_logger(cfg: Config, folder: Path, console: Console) -> WandbLogger | None:
-    """W&B beside metrics.jsonl, or None where it is not wanted."""
+    """W&B beside metrics.jsonl, or None where it is not wanted. Runs that compare are in one group there."""
     if cfg.logger.name == "none":
         return None
+    cell = f"{cfg.router.name} c={cfg.capacity.factor:g}"  # one key to group bars by; W&B takes no two
     return WandbLogger(
         folder,
         project=cfg.logger.project,
-        config=to_dict(cfg),
+        config={**to_dict(cfg), "cell": cell},
         batch=cfg.recipe.batch,
         mode=cfg.logger.mode,
         entity=cfg.logger.entity,
-        group=cfg.logger.group,
+        group=cfg.logger.group or f"{cfg.model.name}-{data_name(cfg.data)}",
         tags=[cfg.router.name, cfg.model.name, f"c{cfg.capacity.factor:g}", f"s{cfg.seed}", *cfg.logger.tags],
         started_over=RunFolder(folder, writer=False).started_over,
         say=partial(console.print, style="dim", soft_wrap=True),

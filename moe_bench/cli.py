@@ -33,6 +33,7 @@ VERBS = {
     "report": ("tables over all finished runs", "moe_bench.report.cli", ["report"]),
     "doctor": ("look at all that a run needs here", "moe_bench.doctor.cli", []),
     "sync": ("upload to W&B what runs kept offline", "moe_bench.report.sync", []),
+    "dashboard": ("make a W&B workspace and report of the runs", "moe_bench.report.dashboard", []),
     "shards": ("make, index or verify shards of pictures", "moe_bench.data.cli", []),
     "bench": ("time and memory of layers and routers", "moe_bench.bench.cli", []),
     "explain": ("draw where a run, or each router, sends patches of pictures", "moe_bench.explain.cli", []),
