@@ -59,6 +59,8 @@ def run(argv: list[str]) -> int:
 
 
 def _explain(args: argparse.Namespace, config: Config) -> int:
+    if args.wandb and args.format != "png":
+        raise ConfigError("--wandb --format svg: W&B shows png only. Leave --format out, or type the command twice")
     if args.wandb and (read_json(args.run / "status.json") or {}).get("state") == "running":
         raise ConfigError(f"{args.run} is still running, and W&B takes one writer a run. Leave --wandb out, or wait")
     model, step = load_model(args.run, config)
@@ -68,6 +70,7 @@ def _explain(args: argparse.Namespace, config: Config) -> int:
         print(f"{args.run} (router={config.router.name}) has no MoE layer: there is nothing to show.")
         return 0
 
+    from moe_bench.build import tolerance
     from moe_bench.data.progress import progress
     from moe_bench.explain.draw import style
     from moe_bench.explain.seen import look
@@ -77,22 +80,21 @@ def _explain(args: argparse.Namespace, config: Config) -> int:
     shown = _pictures(args, config)
     few = np.unique(np.linspace(0, len(shown.numbers) - 1, args.pictures).round().astype(np.int64))
     with progress("pictures", len(shown.numbers), "pictures") as advance:
-        pictures, layers = look(
+        pictures, layers, bad = look(
             model,
             shown.index,
             shown.numbers,
             few,
             crop=config.data.crop,
             device=torch_device(args.device),
+            tolerance=tolerance(config.data),
             advance=advance,
         )
     found = [specific(seen.load, shown.index.labels[shown.numbers]) for seen in layers]
     with style():
         files = _draw(args, config, shown, pictures, layers, found)
-    page = "\n".join([_head(args, config, shown, step), "", summary(layers, found, shown.names)])
-    print(page)
-    notes = f"{args.out or args.run / 'routing'}: {', '.join(path.name for path in files)}"
-    print(f"\nwritten to {notes}")
+    print(_head(args.run, config, shown, step, bad), summary(layers, found, shown.names), sep="\n\n")
+    print(f"\nwritten to {files[0].parent}: {', '.join(path.name for path in files)}")
     return _to_wandb(args.run, config, files, step) if args.wandb else 0
 
 
@@ -170,10 +172,11 @@ def _classes(expert: int, found: Specific, names: Sequence[str], count: int = 3)
     return ", ".join(f"{names[found.classes[row]]} ×{found.lift[row, expert]:.1f}" for row in rows) or MISSING
 
 
-def _head(args: argparse.Namespace, config: Config, shown: Shown, step: int) -> str:
+def _head(run: Path, config: Config, shown: Shown, step: int, bad: int) -> str:
+    skipped = f"; {bad} could not be decoded" if bad else ""
     count, every = len(shown.numbers), len(shown.index)
     of = f"{'all' if count == every else f'{count:,} of'} {every:,} pictures of {shown.data}"
-    return f"{args.run.resolve().name}, step {step:,}: {of}, in groups of {config.capacity.group_images}"
+    return f"{run.resolve().name}, step {step:,}: {of}, in groups of {config.capacity.group_images}{skipped}"
 
 
 def summary(layers: Sequence[Seen], found: Sequence[Specific], names: Sequence[str]) -> str:

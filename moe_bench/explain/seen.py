@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moe_bench.data.bad import Tolerance
 from moe_bench.data.index import ShardIndex
 from moe_bench.data.loader import eval_loader
 from moe_bench.model import MoE, VisionTransformer
@@ -71,9 +72,11 @@ def look(
     *,
     crop: float = 1.0,
     device: str = "cpu",
+    tolerance: Tolerance | None = None,
     advance: Callable[[int], None] = lambda pictures: None,
-) -> tuple[Tensor, list[Seen]]:
-    """The pictures (n, 3, S, S) at the places ``shown`` of ``numbers``, and each MoE layer over all ``numbers``."""
+) -> tuple[Tensor, list[Seen], int]:
+    """The pictures (n, 3, S, S) at the places ``shown`` of ``numbers``, each MoE layer over all ``numbers``, and how
+    many of these cannot be decoded, which take no slot. Raises DataError for the first if ``tolerance`` is None."""
     model = model.eval().to(device)
     group = max((one.group_images for one in model.modules() if isinstance(one, MoE)), default=1)
     batch = max(1, BATCH // group) * group
@@ -81,11 +84,22 @@ def look(
     counted: dict[str, list[tuple[Tensor, ...]]] = {}
     tallies: dict[str, Tally] = {}
     pictures: list[Tensor] = []
-    loader = eval_loader(index, numbers, image_size=model.image_size, crop=crop, batch=batch, pad_to=1, workers=0)
+    bad = 0
+    loader = eval_loader(
+        index,
+        numbers,
+        image_size=model.image_size,
+        crop=crop,
+        batch=batch,
+        pad_to=1,
+        workers=0,
+        tolerance=tolerance,
+    )
     for number, read in enumerate(loader):
-        size = len(read["image"])
+        size, valid = len(read["image"]), read["valid"]
+        bad += size - int(valid.sum())
         with torch.inference_mode():
-            routings = model(read["image"].to(device), detail=True).routing
+            routings = model(read["image"].to(device), valid=valid.to(device), detail=True).routing
         here = torch.from_numpy(shown[(shown >= number * batch) & (shown < number * batch + size)] - number * batch)
         pictures.append(read["image"][here])
         for name, routing in routings.items():
@@ -93,9 +107,9 @@ def look(
             tallies[name] = tallies[name] + tally if name in tallies else tally
             of_batch = sent(routing, size, model.pos_embed.shape[1])
             layers.setdefault(name, []).append(Sent.of((part[here] for part in of_batch.parts), of_batch.soft))
-            counted.setdefault(name, []).append(_count(of_batch, classless=int(model.cls_token is not None)))
+            counted.setdefault(name, []).append(_count(of_batch, valid, classless=int(model.cls_token is not None)))
         advance(size)
-    return torch.cat(pictures), [_seen(name, layers[name], counted[name], tallies[name]) for name in layers]
+    return torch.cat(pictures), [_seen(name, layers[name], counted[name], tallies[name]) for name in layers], bad
 
 
 def sent(routing: Routing | SoftRouting, pictures: int, tokens: int) -> Sent:
@@ -125,9 +139,9 @@ def _sparse(routing: Routing) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return dispatch, combine, routing.affinity, wished & (dispatch == 0)
 
 
-def _count(of_batch: Sent, classless: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _count(of_batch: Sent, valid: Tensor, classless: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Load (B, E), by place (T, E), and the patch of each picture that an expert likes best, with its liking."""
-    load = (of_batch.combine if of_batch.soft else of_batch.dispatch).sum(1)
+    load = (of_batch.combine if of_batch.soft else of_batch.dispatch).sum(1) * valid.unsqueeze(1)
     taken = of_batch.liking.masked_fill(of_batch.dispatch == 0, -torch.inf)[:, classless:]
     best, patch = taken.max(dim=1)
     return load, of_batch.dispatch.sum(0), best, patch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def test_a_run_without_experts_is_told_that_there_is_nothing_to_show(
     (run / "status.json").write_text(json.dumps({**status, "state": "running"}))
     with pytest.raises(ConfigError, match="still running"):
         program.dispatch(["explain", str(run), "--wandb"])
+    with pytest.raises(ConfigError, match="W&B shows png only"):
+        program.dispatch(["explain", str(run), "--wandb", "--format", "svg"])
 
 
 def test_a_word_that_is_no_run_is_told_so() -> None:
@@ -73,3 +76,10 @@ def test_classes_are_called_what_meta_json_calls_them() -> None:
     meta: dict[str, object] = {"classes": [{"index": 1, "name": "goldfish, Carassius\x1b"}, {"index": 9, "id": "far"}]}
     assert class_names(meta, 2) == ["class 0", "goldfish"]
     assert class_names({"classes": "no list"}, 1) == ["class 0"]
+
+
+def test_the_page_shows_small_pictures_that_exist() -> None:
+    page = Path(__file__).parents[2] / "docs" / "maps.md"
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    assert len(pictures) == 2
+    assert all(0 < (page.parent / name).stat().st_size < 150_000 for name in pictures)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from moe_bench.config import load
+from moe_bench.data.bad import Tolerance
 from moe_bench.data.index import ShardIndex, open_split
 from moe_bench.data.loader import eval_loader
 from moe_bench.data.sources import split_of
+from moe_bench.errors import DataError
 from moe_bench.explain.draw_maps import draw_classes, draw_experts, draw_patches, draw_soft
 from moe_bench.explain.mosaic import mosaics
 from moe_bench.explain.seen import Seen, favourites, look, sent
 from moe_bench.explain.specific import specific
 from moe_bench.model import VisionTransformer, from_config
 from moe_bench.routing import SoftRouting
-from tests.data.shards import write_shards
+from tests.data.shards import write_damaged, write_shards
 
 ROUTERS = ("softmax_tc", "sinkhorn_tc", "softmax_ec", "sparse_ec", "soft", "relu_tc", "hash")
 SIZE, PATCH, PICTURES = 16, 4, 11  # 11 pictures leave a group of 4 with a hole
@@ -41,7 +45,7 @@ def model_of(router: str, head: str = "gap", capacity: float = 1.0) -> VisionTra
 
 
 def layer(model: VisionTransformer, index: ShardIndex, shown: list[int]) -> tuple[Tensor, Seen]:
-    pictures, (seen,) = look(model, index, np.arange(PICTURES), np.array(shown))
+    pictures, (seen,), _ = look(model, index, np.arange(PICTURES), np.array(shown))
     return pictures, seen
 
 
@@ -122,5 +126,18 @@ def test_every_picture_of_a_layer_can_be_drawn(index: ShardIndex) -> None:
 
 def test_a_model_without_experts_has_no_layer(index: ShardIndex) -> None:
     model: nn.Module = model_of("dense")
-    pictures, layers = look(model, index, np.arange(PICTURES), np.array([0]))  # type: ignore[arg-type]
+    pictures, layers, _ = look(model, index, np.arange(PICTURES), np.array([0]))  # type: ignore[arg-type]
     assert (len(pictures), layers) == (1, [])
+
+
+@pytest.mark.parametrize("router", ["softmax_tc", "soft"])
+def test_a_picture_that_cannot_be_decoded_takes_no_part(router: str, tmp_path: Path) -> None:
+    write_damaged(tmp_path, PICTURES, {3: b"no picture"}, split="val", per_shard=PICTURES)
+    damaged, model = open_split(split_of(tmp_path, "val")), model_of(router)
+    numbers = np.arange(PICTURES)
+    with pytest.raises(DataError):
+        look(model, damaged, numbers, numbers)
+    _, (seen,), bad = look(model, damaged, numbers, numbers, tolerance=Tolerance(skip=True, limit=1.0))
+    assert bad == 1
+    assert not seen.load[3].any()
+    assert seen.best[3].tolist() == [-torch.inf] * 4
