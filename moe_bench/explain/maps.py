@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_bench.config.plugins import blaming_own_code
+from moe_bench.config.schema import SoftRouterConfig
 from moe_bench.errors import ConfigError
 from moe_bench.monitor.atomic import read_json
 from moe_bench.monitor.units import MISSING, percent
@@ -176,7 +177,9 @@ def _head(run: Path, config: Config, shown: Shown, step: int, bad: int) -> str:
     skipped = f"; {bad} could not be decoded" if bad else ""
     count, every = len(shown.numbers), len(shown.index)
     of = f"{'all' if count == every else f'{count:,} of'} {every:,} pictures of {shown.data}"
-    return f"{run.resolve().name}, step {step:,}: {of}, in groups of {config.capacity.group_images}{skipped}"
+    alone = isinstance(config.router, SoftRouterConfig)
+    routed = "each routed alone" if alone else f"in groups of {config.capacity.group_images}"
+    return f"{run.resolve().name}, step {step:,}: {of}, {routed}{skipped}"
 
 
 def summary(layers: Sequence[Seen], found: Sequence[Specific], names: Sequence[str]) -> str:
