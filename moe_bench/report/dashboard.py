@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -98,13 +99,13 @@ def _saved(view: Any) -> str:
     return _asked(lambda: str(view.save().url))
 
 
-def _asked(ask: Any) -> str:
+def _asked(ask: Callable[[], str]) -> str:
     """What W&B answers. Raises ConfigError in its own words if it refuses."""
     try:
-        return str(ask())
+        return ask()
     except Exception as error:  # of its own, of requests, of its GraphQL client
         words = " ".join(str(redact(str(error))).split())[:300] or type(error).__name__
-        raise ConfigError(f"W&B refused: {words}. Check --entity and --project, and that a run is there") from error
+        raise ConfigError(f"W&B refused: {words.rstrip('.')}. Check your key, --entity and --project") from error
 
 
 def _parser() -> argparse.ArgumentParser:

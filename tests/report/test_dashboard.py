@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,23 @@ def test_what_stands_in_the_way_is_told_with_the_way_without_it(
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=f"{said}.*--spec"):
         cli.dispatch(["dashboard", str(runs)])
+
+
+@pytest.mark.slow
+def test_a_server_that_refuses_is_told_in_its_own_words(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refuses(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(401)
+            self.end_headers()
+            self.wfile.write(b'{"errors":[{"message":"a stranger"}]}')
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(ConfigError, match=r"W&B refused: .*a stranger\. Check your key"):
+            cli.dispatch(["dashboard", str(runs)])
+        server.shutdown()
 
 
 def test_the_missing_package_is_named_with_the_command_that_installs_it(
