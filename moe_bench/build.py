@@ -170,7 +170,7 @@ def rehearsal(cfg: Config, at: Place, lit: LitViT, pieces: int) -> Rehearsal | N
         return None
     device = "cuda" if at.accelerator == "gpu" else "cpu"
     small = min(pieces, cfg.capacity.group_images)
-    return rehearse(lit, cfg.model.image_size, (small, pieces), device, at.precision)
+    return rehearse(lit.model, cfg.model.image_size, (small, pieces), device, at.precision)
 
 
 def expected_seconds(cfg: Config, at: Place, rehearsed: Rehearsal | None, step: int) -> float | None:

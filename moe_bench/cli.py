@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 VERBS = {
     "ls": ("list the runs and how far they are", "moe_bench.report.cli", ["ls"]),
     "report": ("tables over all finished runs", "moe_bench.report.cli", ["report"]),
+    "estimate": ("what a run will take: size, work, memory, disk, time", "moe_bench.estimate.cli", []),
     "doctor": ("look at all that a run needs here", "moe_bench.doctor.cli", []),
     "sync": ("upload to W&B what runs kept offline", "moe_bench.report.sync", []),
     "dashboard": ("make a W&B workspace and report of the runs", "moe_bench.report.dashboard", []),

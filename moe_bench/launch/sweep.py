@@ -24,7 +24,7 @@ def run(plan: Plan, config_dir: str | None = None, dry_run: bool = False) -> int
         local.say(f"{plan.repeated} of {plan.repeated + len(cells)} runs would repeat another one, and are left out")
     if dry_run:
         local.say(listing(cells))
-    local.say(outlook(cells, plan.launcher.jobs))
+    local.say(outlook(cells, plan.launcher.jobs, elsewhere=isinstance(plan.launcher, SlurmLauncher)))
     if isinstance(plan.launcher, SlurmLauncher):
         return slurm.run(cells, plan.launcher, dry_run)
     return 0 if dry_run else local.run(cells, plan.launcher)

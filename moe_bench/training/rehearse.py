@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_bench.model import MoE
-from moe_bench.training.module import LitViT
+from moe_bench.model import MoE, VisionTransformer
 
 SOON_S = 5.0  # after this no further piece begins
 PIECES = 5
@@ -26,50 +25,52 @@ class Rehearsal:
     pieces: int  # that were timed to find it
 
 
-def rehearse(module: LitViT, image_size: int, pieces: tuple[int, int], device: str, precision: str) -> Rehearsal:
+def rehearse(
+    model: VisionTransformer, image_size: int, pieces: tuple[int, int], device: str, precision: str
+) -> Rehearsal:
     """Train on a few batches of noise.
 
     ``pieces`` are two batch sizes. The small one warms up, for the first pass pays for more than its work; the one that
     will be trained with is timed unless that takes long. The fastest of up to ``PIECES`` counts, for other work on the
     machine only ever makes a piece slower. Leaves no gradient behind.
     """
-    module.to(device)
+    model.to(device)
     small, full = (torch.randn(images, 3, image_size, image_size, device=device) for images in pieces)
-    first = _time(module, small, precision)
+    first = _time(model, small, precision)
     if first > SOON_S:
-        return _found(module, small, precision, [first])
-    second = _time(module, small, precision)
+        return _found(model, small, precision, [first])
+    second = _time(model, small, precision)
     if second * len(full) / len(small) > SOON_S:
-        return _found(module, small, precision, [second])
-    times = [_time(module, full, precision)]
+        return _found(model, small, precision, [second])
+    times = [_time(model, full, precision)]
     while len(times) < PIECES and sum(times) < SOON_S:
-        times.append(_time(module, full, precision))
-    return _found(module, full, precision, times)
+        times.append(_time(model, full, precision))
+    return _found(model, full, precision, times)
 
 
-def _found(module: LitViT, images: Tensor, precision: str, times: list[float]) -> Rehearsal:
-    routing = _routing_seconds(module, images, precision, rounds=len(times))
+def _found(model: VisionTransformer, images: Tensor, precision: str, times: list[float]) -> Rehearsal:
+    routing = _routing_seconds(model, images, precision, rounds=len(times))
     return Rehearsal(min(times) / len(images), min(1.0, routing / min(times)), len(times))
 
 
-def _time(module: LitViT, images: Tensor, precision: str) -> float:
+def _time(model: VisionTransformer, images: Tensor, precision: str) -> float:
     def piece() -> None:
         with _autocast(images, precision):
-            output = module.model(images, detail=True)
+            output = model(images, detail=True)
             loss = output.logits.float().logsumexp(-1).mean() + output.aux_loss
         loss.backward()
-        module.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
 
     return _seconds(piece, images.device)
 
 
-def _routing_seconds(module: LitViT, images: Tensor, precision: str, rounds: int) -> float:
+def _routing_seconds(model: VisionTransformer, images: Tensor, precision: str, rounds: int) -> float:
     """Of all MoE layers, forward and backward of ``images``: gate, affinity, choice, dispatch and combine."""
-    layers = [layer for layer in module.model.modules() if isinstance(layer, MoE)]
+    layers = [layer for layer in model.modules() if isinstance(layer, MoE)]
     inputs: dict[MoE, tuple[Any, ...]] = {}
     hooks = [layer.router.register_forward_pre_hook(_keeping(inputs, layer)) for layer in layers]
     with torch.no_grad(), _autocast(images, precision):
-        module.model(images)
+        model(images)
     for hook in hooks:
         hook.remove()
     return sum(_layer_seconds(layer, *inputs[layer], precision=precision, rounds=rounds) for layer in layers)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from moe_bench.config.sweep import Plan
-from moe_bench.launch import cells
+from moe_bench.launch import cells, pace
 
 
 def script_cells(monkeypatch: pytest.MonkeyPatch, scripts: dict[str, str]) -> None:
@@ -21,16 +21,18 @@ def script_cells(monkeypatch: pytest.MonkeyPatch, scripts: dict[str, str]) -> No
         return [sys.executable, "-c", f"import os, signal, sys, time\n{script}"]
 
     monkeypatch.setattr(cells, "command", command)
+    monkeypatch.setattr(pace, "BUDGET_S", 0.0)  # nothing is trained, so there is nothing to time
 
 
 SWEEP = """
 import sys
 from moe_bench import parent
 from moe_bench.config.sweep import plan
-from moe_bench.launch import cells, sweep
+from moe_bench.launch import cells, pace, sweep
 
 CELL = {cell!r}
 parent.GRACE_S = {grace}
+pace.BUDGET_S = 0.0
 cells.command = lambda *_: [sys.executable, "-c", CELL]
 sys.exit(sweep.run(plan({words!r}, multirun=True)))
 """

@@ -9,7 +9,7 @@ import pytest
 
 from moe_bench.config import load, run_id, science
 from moe_bench.config.sweep import plan
-from moe_bench.launch import sweep
+from moe_bench.launch import pace, sweep
 from moe_bench.launch.cells import Cell, find_cells
 from moe_bench.launch.outlook import checkpoint_bytes, outlook
 
@@ -17,6 +17,7 @@ from moe_bench.launch.outlook import checkpoint_bytes, outlook
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pace, "BUDGET_S", 0.0)  # but for those that time something
 
 
 def grid(*words: str) -> list[Cell]:
@@ -35,8 +36,42 @@ def leave(words: list[str], file: str, content: dict[str, object]) -> None:
 FINISHED = {"router": "soft", "model": "tiny", "capacity": 1.0, "data": "digits", "steps": 600, "samples_seen": 76800}
 
 
-def test_time_is_unknown_until_a_run_like_these_is_finished() -> None:
-    assert "time: unknown" in outlook(grid("seed=1,2"), 1)
+def test_time_is_unknown_with_the_reason_where_nothing_is_finished_and_nothing_can_be_timed() -> None:
+    assert "time: unknown, since no run like these is finished and 0 s were too short" in outlook(grid("seed=1,2"), 1)
+    assert "this machine is not the one that trains" in outlook(grid("seed=1,2"), 1, elsewhere=True)
+
+
+def test_what_was_not_timed_follows_by_its_flops_from_the_same_router(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three kinds of which two were timed in time, the cheapest first."""
+    cells = grid("router=soft,softmax_ec", "model.width=64,128", "recipe.steps=10", "recipe.batch=8")
+    monkeypatch.setattr(pace, "_ask", lambda configs: [0.5, 0.25])
+    seconds, measured = pace.image_seconds([cell.config for cell in cells])
+    assert measured == 2
+    assert seconds is not None
+    narrow = {cell.config.router.name: i for i, cell in enumerate(cells) if cell.config.model.width == 64}
+    assert sorted(seconds[i] for i in narrow.values()) == [0.25, 0.5]
+    for i, cell in enumerate(cells):
+        like = narrow[cell.config.router.name]
+        ratio = pace.training_flops(cell.config) / pace.training_flops(cells[like].config)
+        assert seconds[i] == pytest.approx(seconds[like] * ratio)
+
+
+def test_a_time_says_what_it_rests_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(["router=soft", "seed=1"], "summary.json", {**FINISHED, "time/train_s": 600.0})
+    monkeypatch.setattr(pace, "_ask", lambda configs: [0.01 for _ in configs])
+    told = outlook(grid("seed=1,2", "capacity=1,2"), 1)  # 600 s, and twice 600 steps of 128 images
+    assert (
+        "about 36 min of training (1 by finished runs like these, 2 by pieces of 1 of their 1 kinds timed now)" in told
+    )
+
+
+@pytest.mark.slow
+def test_a_process_beside_the_sweep_times_real_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "BUDGET_S", 120.0)
+    found, measured = pace.image_seconds([cell.config for cell in grid("router=soft,dense", "seed=1,2")][::2])
+    assert measured == 2
+    assert found is not None
+    assert all(1e-6 < seconds < 10 for seconds in found)
 
 
 def test_time_follows_from_finished_runs_and_from_what_is_left() -> None:
@@ -46,14 +81,14 @@ def test_time_follows_from_finished_runs_and_from_what_is_left() -> None:
     assert "3 runs: 1 finished, 1 begun, 1 new" in told
     assert "about 30 min of training" in told  # 300 + 600 steps
     assert "15 min if as many at once" in outlook(grid("seed=1,2,3"), 2)
-    assert "not counted: 1 runs" in outlook(grid("seed=1,3", "capacity=1,2"), 1).replace("2 runs", "1 runs")
+    assert "not counted: 2 runs" in outlook(grid("seed=1,3", "capacity=1,2"), 1)
 
 
 def test_disk_is_what_the_checkpoints_hold() -> None:
     one, several = grid("seed=1")[0], grid("seed=1", "recipe.checkpoint_every=100")[0]
-    assert checkpoint_bytes(several) == 2 * checkpoint_bytes(one)
+    assert checkpoint_bytes(several.config) == 2 * checkpoint_bytes(one.config)
     plain = grid("seed=1", "recipe.optimizer=sgd")[0]
-    assert 3 * checkpoint_bytes(plain) == 2 * checkpoint_bytes(one)
+    assert 3 * checkpoint_bytes(plain.config) == 2 * checkpoint_bytes(one.config)
     assert "disk: about" in outlook([one], 1)
 
 

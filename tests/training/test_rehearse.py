@@ -11,16 +11,13 @@ from moe_bench.config.schema import (
     SoftRouterConfig,
     SparseRouterConfig,
 )
-from moe_bench.model import from_config
+from moe_bench.model import VisionTransformer, from_config
 from moe_bench.training import rehearse
-from moe_bench.training.module import LitViT, Optimization
-from moe_bench.training.optim import Schedule
 
 
-def small(router: RouterConfig | None = None) -> LitViT:
+def small(router: RouterConfig | None = None) -> VisionTransformer:
     model = ModelConfig(image_size=16, patch=8, width=16, depth=2, heads=2, mlp=32, experts=2, moe_blocks=[1])
-    vit = from_config(model, router or SparseRouterConfig(), CapacityConfig(group_images=2), 10)
-    return LitViT(vit, Optimization(Schedule("constant", 1e-3, 10)), num_classes=10)
+    return from_config(model, router or SparseRouterConfig(), CapacityConfig(group_images=2), 10)
 
 
 def test_a_rehearsal_leaves_weights_and_gradients_as_they_were() -> None:
@@ -39,7 +36,7 @@ def test_the_full_batch_is_timed_only_where_that_is_soon_done(
 ) -> None:
     seen: list[int] = []
 
-    def timed(module: LitViT, images: torch.Tensor, precision: str) -> float:
+    def timed(model: VisionTransformer, images: torch.Tensor, precision: str) -> float:
         seen.append(len(images))
         return seconds
 

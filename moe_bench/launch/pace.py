@@ -1,0 +1,56 @@
+"""How fast runs will train, measured in a process beside this one: no torch here, and an end when it takes long."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+
+from moe_bench.config import Config, to_dict
+from moe_bench.launch.python import this_program
+from moe_bench.model.cost import cost
+
+BUDGET_S = 10.0
+"""Of measuring before a sweep, loading torch included; what is not measured by then follows by FLOPs."""
+MOST_KINDS = 64
+UNKNOWN_CLASSES = 1000
+"""Of data whose number of classes is not among the settings: the head is a small part of a model."""
+
+
+def training_flops(cfg: Config) -> float:
+    """Of one image, forward and backward."""
+    classes = cfg.data.num_classes or UNKNOWN_CLASSES
+    return cost(cfg.model, cfg.router, cfg.capacity, classes).flops_per_image_training
+
+
+def image_seconds(configs: Sequence[Config]) -> tuple[list[float] | None, int]:
+    """Seconds of training for one image on one device, for each configuration; and how many of them were measured.
+
+    The others follow by their FLOPs from one with the same router, if there is any, else from the first. None: nothing
+    could be measured in ``BUDGET_S``.
+    """
+    order = sorted(range(len(configs)), key=lambda i: training_flops(configs[i]))[:MOST_KINDS]
+    found = dict(zip(order, _ask([configs[i] for i in order]), strict=False))
+    measured = {i: seconds for i, seconds in found.items() if seconds is not None}
+    if not measured:
+        return None, 0
+    return [measured.get(i) or _scaled(cfg, configs, measured) for i, cfg in enumerate(configs)], len(measured)
+
+
+def _scaled(cfg: Config, configs: Sequence[Config], measured: dict[int, float]) -> float:
+    alike = [i for i in measured if configs[i].router.name == cfg.router.name]
+    like = alike[0] if alike else next(iter(measured))
+    return measured[like] * training_flops(cfg) / training_flops(configs[like])
+
+
+def _ask(configs: Sequence[Config]) -> list[float | None]:
+    """What the other process answers in time."""
+    command = [*this_program()[:-1], "moe_bench.estimate.speed"]
+    question = json.dumps([to_dict(cfg) for cfg in configs])
+    try:
+        done = subprocess.run(command, input=question.encode(), capture_output=True, timeout=BUDGET_S)
+        answer = done.stdout
+    except subprocess.TimeoutExpired as late:
+        answer = late.stdout or b""
+    whole = answer[: answer.rfind(b"\n") + 1].splitlines()
+    return [json.loads(line) for line in whole]
