@@ -49,11 +49,11 @@ def _time(left: Sequence[Cell], jobs: int, elsewhere: bool) -> str:
     known = {cell.number: speeds[kind_of(cell.config)] for cell in left if kind_of(cell.config) in speeds}
     sources = [f"{len(known):,} by finished runs like these"] if known else []
     unknown = [cell for cell in left if cell.number not in known]
-    if unknown and not elsewhere:
+    if unknown and not elsewhere and len(left) <= pace.MOST_RUNS:
         timed, told = _timed(unknown)
         known, sources = known | timed, sources + told
     if not known:
-        return f"unknown, since no run like these is finished and {_why_not(elsewhere)}"
+        return f"unknown, since no run like these is finished and {_why_not(len(left), elsewhere)}"
     steps = {cell.number: cell.config.recipe.steps - cell.steps_done for cell in left}
     total = sum(step_s * steps[number] for number, step_s in known.items())
     words = f"about {about(total)} of training ({', '.join(sources)})"
@@ -63,9 +63,11 @@ def _time(left: Sequence[Cell], jobs: int, elsewhere: bool) -> str:
     return words + (f"; not counted: {missing:,} runs unlike any that is finished" if missing else "")
 
 
-def _why_not(elsewhere: bool) -> str:
+def _why_not(runs: int, elsewhere: bool) -> str:
     if elsewhere:
         return "this machine is not the one that trains; there, moe-bench estimate --measure SETTINGS tells"
+    if runs > pace.MOST_RUNS:
+        return f"more than {pace.MOST_RUNS:,} runs are not timed; moe-bench estimate --measure SETTINGS times one"
     return f"{pace.BUDGET_S:.0f} s were too short to measure any; moe-bench estimate --measure SETTINGS takes its time"
 
 

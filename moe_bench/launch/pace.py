@@ -13,6 +13,8 @@ from moe_bench.model.cost import cost
 BUDGET_S = 10.0
 """Of measuring before a sweep, loading torch included; what is not measured by then follows by FLOPs."""
 MOST_KINDS = 64
+MOST_RUNS = 1000
+"""Of a sweep whose kinds are measured: what is larger is planned at once, and has been estimated before."""
 UNKNOWN_CLASSES = 1000
 """Of data whose number of classes is not among the settings: the head is a small part of a model."""
 

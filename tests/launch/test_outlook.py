@@ -41,6 +41,13 @@ def test_time_is_unknown_with_the_reason_where_nothing_is_finished_and_nothing_c
     assert "this machine is not the one that trains" in outlook(grid("seed=1,2"), 1, elsewhere=True)
 
 
+def test_a_plan_of_very_many_runs_does_not_wait_for_a_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "MOST_RUNS", 2)
+    monkeypatch.setattr(pace, "_ask", lambda configs: [0.5])
+    assert "1 of their 1 kinds timed" in outlook(grid("seed=1,2"), 1)
+    assert "more than 2 runs are not timed" in outlook(grid("seed=1,2,3"), 1)
+
+
 def test_what_was_not_timed_follows_by_its_flops_from_the_same_router(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three kinds of which two were timed in time, the cheapest first."""
     cells = grid("router=soft,softmax_ec", "model.width=64,128", "recipe.steps=10", "recipe.batch=8")
