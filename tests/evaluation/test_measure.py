@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moe_bench.config.schema import CapacityConfig, ModelConfig, SparseRouterConfig
+from moe_bench.config.schema import CapacityConfig, ModelConfig, SoftRouterConfig, SparseRouterConfig
 from moe_bench.data.bad import Tolerance
 from moe_bench.data.index import open_split
 from moe_bench.data.loader import eval_loader
@@ -71,6 +71,15 @@ def test_an_image_alone_is_answered_alike_in_every_order_and_in_a_group_is_not(j
     assert Change.between(found[ones[1]], found[ones[0]]).changed == 0
     assert Change.between(found[ones[2]], found[ones[0]]).changed == 0
     assert any(Change.between(found[one], found[eight[0]]).changed > 0 for one in eight[1:])
+
+
+def test_soft_moe_answers_alike_among_any_neighbours(judge: Judge) -> None:
+    torch.manual_seed(0)
+    made = from_config(MODEL, SoftRouterConfig(), CapacityConfig(group_images=GROUP), CLASSES).eval()
+    made.head.weight.data.normal_()
+    first, other = Setting(1.0, 1, None), Setting(1.0, 1, None, order=1)
+    found = judge.answers(made, [first, other])
+    assert Change.between(found[other], found[first]).changed == 0
 
 
 def test_choices_of_a_token_are_set_and_come_back(judge: Judge) -> None:
