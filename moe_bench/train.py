@@ -119,9 +119,10 @@ def next_commands(cfg: Config, folder: Path) -> list[tuple[str, str]]:
     """What one types after a run, each with what it does."""
     typed = [as_typed(word) for word in sys.argv[1:] if not word.startswith(("router=", "-", "force="))]
     other = "soft" if cfg.router.name != "soft" else "softmax_ec"
+    again = [(" ".join(["moe-bench", f"router={other}", *typed]), "the same with another router")]
     return [
         (f"moe-bench report {cfg.runs_dir}", "the table of all runs"),
-        (" ".join(["moe-bench", f"router={other}", *typed]), "the same with another router"),
+        *([] if cfg.init.run else again),  # weights of one router do not fit every other
         (f"moe-bench probe {folder} --shots 1,5,10", "other few-shot settings"),
     ]
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from faults.command import moe_bench, only_run, read, rows
 
+ROOT = Path(__file__).parents[1]
 SMALL = [
     *("logger=none", "runtime.workers=0", "runtime.log_every=1", "probe.draws=1", "recipe.batch=16", "probe.sets=[]"),
     *("recipe.warmup=0", "recipe.steps=2"),
@@ -80,3 +84,36 @@ def test_a_run_that_goes_on_reads_no_other_weights(here: Path, before: Callable[
         for some in (whole, rows(run))
     ]
     assert figures[0] == figures[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["ddp", "fsdp"])
+def test_on_two_ranks_training_begins_with_the_same_weights(
+    here: Path, before: Callable[[str], Path], runtime: str
+) -> None:
+    typed = [f"init.upcycle={before('dense')}", "router=softmax_ec", "recipe.lr=0.01", *SMALL]
+    assert moe_bench(*typed, "runs_dir=one/runs") == 0
+    two = [f"runtime={runtime}", "runtime.accelerator=cpu", "runtime.devices=2", "runs_dir=two/runs"]
+    command = [sys.executable, "-m", "moe_bench", *typed, *two]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=200)
+    alone, together = (rows(only_run(here / name)) for name in ("one", "two"))
+    for row, other in zip(alone, together, strict=True):
+        figures = {key for key in row if key.startswith(("train/", "val/")) or key == "grad_norm"}
+        assert {key: other[key] for key in figures} == pytest.approx({key: row[key] for key in figures}, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # 300 steps, minutes where others work too
+def test_what_a_dense_model_learned_is_there_before_its_experts_learn(here: Path) -> None:
+    """The probe of an upcycled model that has not moved beats that of one that drew its weights."""
+    probed = [*SMALL, "model=mini", "probe.sets=[digits]"]
+    still = [*probed, "recipe.steps=1", "recipe.lr=1e-9", "recipe.end_lr=0", "router=softmax_ec", "capacity=2"]
+    learned = [*probed, "recipe.steps=300", "recipe.batch=128", "router=dense", "runs_dir=dense/runs"]
+    assert moe_bench(*learned) == 0
+    source = only_run(here / "dense")
+    assert moe_bench(f"init.upcycle={source}", *still, "runs_dir=upcycled/runs") == 0
+    assert moe_bench(*still, "runs_dir=drawn/runs") == 0
+    upcycled, drawn = (read(only_run(here / name) / "summary.json") for name in ("upcycled", "drawn"))
+    score = "probe/digits-single/10shot"
+    assert upcycled["init/upcycle"] == f"{source.name}@300"
+    assert upcycled[score] > drawn[score] + 0.1
