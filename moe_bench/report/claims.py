@@ -8,7 +8,6 @@ PLAN = " (plan combine)"
 TOKEN = ("softmax_tc", "sinkhorn_tc")
 EXPERT = ("softmax_ec", "sinkhorn_ec", "sparse_ec")
 ACCURACY, COST = "accuracy", "cost"
-DEVICE_DAYS = "cost/device_days"
 
 
 @dataclass(frozen=True)

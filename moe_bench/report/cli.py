@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from rich.console import Console
 from rich.text import Text
 
 from moe_bench.errors import ConfigError
@@ -15,7 +17,9 @@ from moe_bench.report.groups import sections
 from moe_bench.report.listing import listing, torn_note
 from moe_bench.report.paper import published
 from moe_bench.report.render import terminal
-from moe_bench.report.tables import describe_state
+from moe_bench.report.tables import Table, describe_state
+
+MOST = 12
 
 
 def run(argv: list[str]) -> int:
@@ -34,23 +38,27 @@ def _ls(collection: Collection) -> int:
 
 def _report(collection: Collection, out: Path | None, with_paper: bool) -> int:
     """Tables on the terminal, everything in the folder."""
+    from moe_bench.report.answers import answer, lengths, short_tables
     from moe_bench.report.contents import report, result_tables, tables_of_the_paper
     from moe_bench.report.folder import write_report
+    from moe_bench.report.recommend import recommendation_lines
     from moe_bench.report.spreadsheet import all_rows
-    from moe_bench.report.verdicts import as_json, judged, lines, recommendation_lines
+    from moe_bench.report.verdicts import as_json, judged
 
     console = make_console()
-    grouped = sections(collection.runs)
+    grouped, found = sections(collection.runs), judged(collection.runs)
     paper = published() if with_paper else None
-    for table in [*result_tables(grouped), *(tables_of_the_paper(grouped, paper) if paper else [])]:
-        for line in terminal(table, console.width):
-            console.print(line)
-        console.print()
-    found = judged(collection.runs)
-    for sentence in [*(line for block in found for line in lines(block)), *recommendation_lines(grouped)]:
-        console.print(Text(sentence), soft_wrap=True)
-    for run in (run for section in grouped for run in section.others):
-        console.print(Text(f"Not counted: {run.name} – {describe_state(run)}"), soft_wrap=True)
+    _print_some(console, result_tables(grouped), "tables")
+    _print_some(console, tables_of_the_paper(grouped, paper) if paper else [], "of the paper's tables")
+    _print_some(console, recommendation_lines(grouped), "recommendations")
+    answers: list[Table | str] = []
+    for block in found:
+        answers += [answer(block), *short_tables(block)]
+    _print_some(console, [*answers, *lengths(found)], "parts of the findings")
+    others = [run for section in grouped for run in section.others]
+    _print_some(
+        console, [f"Not counted: {run.name} – {describe_state(run)}" for run in others], "runs not counted", "\n"
+    )
     for note in [*(paper.notes if paper else []), *torn_note(collection)]:
         console.print(Text(note, style="dim"))
     folder = out or collection.root / "report"
@@ -58,6 +66,18 @@ def _report(collection: Collection, out: Path | None, with_paper: bool) -> int:
     written = write_report(folder, report(collection, grouped, paper, found), extra)
     console.print(f"written: {folder / 'report.html'}, report.md and {len(written) - 2} more", soft_wrap=True)
     return 0
+
+
+def _print_some(console: Console, parts: Sequence[Table | str], what: str, end: str = "\n\n") -> None:
+    """The first ``MOST`` of them: a terminal is no place for hundreds of tables."""
+    for part in parts[:MOST]:
+        if isinstance(part, str):
+            console.print(Text(part), soft_wrap=True, end=end)
+        else:
+            for line in [*terminal(part, console.width), ""]:
+                console.print(line)
+    if len(parts) > MOST:
+        console.print(f"These are the first {MOST} of {len(parts):,} {what}; report.md has all.\n", style="bold")
 
 
 def _collect(runs_dir: Path, verb: str) -> Collection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from moe_bench.report.answers import finding_parts, recommendation_parts
 from moe_bench.report.collect import Collection
 from moe_bench.report.figures import figures
 from moe_bench.report.groups import Section
@@ -12,7 +13,7 @@ from moe_bench.report.page import Heading, Page, Part, Text, with_file_names
 from moe_bench.report.paper import Published
 from moe_bench.report.paper_tables import paper_tables
 from moe_bench.report.tables import Table, not_counted, result_table
-from moe_bench.report.verdicts import Block, finding_parts, recommendation_parts
+from moe_bench.report.verdicts import Block
 
 HOW_TO_READ = (
     "Each row is a mean over seeds ± half of its 95 % interval, by Student's t with the seed as the unit: it says how "
@@ -28,11 +29,11 @@ HOW_TO_READ = (
 def report(
     collection: Collection, sections: Sequence[Section], published: Published | None, found: Sequence[Block]
 ) -> Page:
-    """Findings and what follows from them, tables and figures, and last the runs that are in none."""
+    """The recommendation, the findings, tables and figures, and last the runs that are in none."""
     parts: list[Part] = [
         Text(f"Folder {collection.root}: {tally(collection)}."),
-        *finding_parts(found),
         *recommendation_parts(sections),
+        *finding_parts(found),
         Heading("Results"),
         *map(Text, HOW_TO_READ),
         *result_tables(sections),

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from moe_bench.report.claims import CLAIMS, COST, DEVICE_DAYS, Claim, margin, over_dense
+from moe_bench.report.claims import CLAIMS, COST, Claim, margin, over_dense
 from moe_bench.report.collect import Run
 from moe_bench.report.evidence import ALPHA, MOST_SEEDS, Evidence, holm, seeds_needed, weigh
 from moe_bench.report.groups import ROUTER_ORDER
 from moe_bench.report.pairs import Pair, label, pairs
+from moe_bench.report.price import FLOPS, Price, days, device
 from moe_bench.report.tables import probe_columns
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not enough evidence"
@@ -32,7 +33,7 @@ class Finding:
     evidence: Evidence | None
     p: float | None  # corrected by Holm among the claims on this metric
     contrary: list[str]  # settings in which it is not so
-    cost_ratio: float | None  # first side over second, device-days of the same pairs on the same device
+    cost_ratio: float | None  # first side over second, CPU- or device-days of the same pairs on the same device
     flops_ratio: float | None
     unfinished: int  # runs of either side that failed or diverged, and count nowhere
     more: str  # seeds, in words
@@ -47,8 +48,18 @@ def findings(runs: Sequence[Run]) -> list[Finding]:
     """First the question about the dense model, router by router, then the paper's claims; per metric."""
     dense = _dense_claims(runs)
     accuracy, cost = [c for c in CLAIMS if c.of != COST], [c for c in CLAIMS if c.of == COST]
-    found = [_judged(dense, figure, runs) + _judged(accuracy, figure, runs) for figure in figures_of(runs)]
-    return [finding for group in [*found, _judged(cost, DEVICE_DAYS, runs)] for finding in group]
+    price = price_of(runs)
+    found = [_judged(dense, f, runs, price) + _judged(accuracy, f, runs, price) for f in figures_of(runs)]
+    return [finding for group in [*found, _judged(cost, price.figure, runs, price)] for finding in group]
+
+
+def price_of(runs: Sequence[Run]) -> Price:
+    """By what pairs of these runs compare: CPU-days where each router, model and capacity has a run with them."""
+    cells: dict[tuple[str, str, float | None], list[Run]] = {}
+    for run in runs:
+        if run.summary is not None:
+            cells.setdefault((label(run), run.model, run.capacity), []).append(run)
+    return days(cells.values())
 
 
 def _dense_claims(runs: Sequence[Run]) -> list[Claim]:
@@ -60,16 +71,16 @@ def _dense_claims(runs: Sequence[Run]) -> list[Claim]:
     return [over_dense(router, capacity) for capacity, router in ordered if capacity is not None]
 
 
-def _judged(claims: Sequence[Claim], figure: str, runs: Sequence[Run]) -> list[Finding]:
+def _judged(claims: Sequence[Claim], figure: str, runs: Sequence[Run], price: Price) -> list[Finding]:
     """One family of tests: Holm's correction is over it."""
-    paired = [pairs(claim, runs) for claim in claims]
+    paired = [pairs(claim, runs, price) for claim in claims]
     drafts = [judge(claim, figure, of, lambda run: run.number(figure)) for claim, of in zip(claims, paired)]
     corrected = holm([draft.p for draft in drafts])
     return [
         replace(
             _decide(draft, p),
-            cost_ratio=_ratio(of, DEVICE_DAYS) if _one_device(of) else None,
-            flops_ratio=_ratio(of, "flops/image"),
+            cost_ratio=_ratio(of, price) if _one_device(of) else None,
+            flops_ratio=_ratio(of, FLOPS),
             unfinished=_unfinished(draft.claim, runs),
         )
         for draft, p, of in zip(drafts, corrected, paired)
@@ -119,11 +130,12 @@ def _decide(draft: Finding, p: float | None) -> Finding:
         return replace(draft, p=None, verdict=OPEN, reason=_too_few(evidence), more=_more(draft, p))
     if p < ALPHA:
         right = draft.claim.alike or evidence.effect > 0
-        verdict, reason = (HOLDS, "") if right else (FAILS, "the other way round")
+        within = f"level within {margin(draft.figure)} points" if draft.claim.alike else ""
+        verdict, reason = (HOLDS, within) if right else (FAILS, "the other way round")
     elif draft.claim.alike and _beyond(draft) < ALPHA:
         verdict, reason = FAILS, f"more than {margin(draft.figure)} points"
     elif not draft.claim.alike and draft.claim.of != COST and abs(evidence.effect) + (evidence.half or 0) < NIL:
-        verdict, reason = FAILS, f"no difference as large as {NIL} points"
+        verdict, reason = FAILS, f"level within {NIL} points"
     else:
         verdict, reason = OPEN, "it may be chance"
     return replace(draft, p=p, verdict=verdict, reason=reason, more=_more(draft, p) if verdict == OPEN else "")
@@ -158,20 +170,16 @@ def _more(draft: Finding, p: float | None) -> str:
     return f"about {max(1, needed - evidence.seeds)}"
 
 
-def _ratio(paired: Sequence[Pair], figure: str) -> float | None:
+def _ratio(paired: Sequence[Pair], price: Price) -> float | None:
     """Geometric mean of first over second."""
-    both = [(pair.first.number(figure), pair.second.number(figure)) for pair in paired]
+    both = [(price.of(pair.first), price.of(pair.second)) for pair in paired]
     logs = [math.log(a / b) for a, b in both if a and b and a > 0 and b > 0]
     return math.exp(fmean(logs)) if logs else None
 
 
 def _one_device(paired: Sequence[Pair]) -> bool:
     """Whether each pair ran on devices of one kind and number."""
-    return all(
-        (pair.first.summary or {}).get(name) == (pair.second.summary or {}).get(name)
-        for pair in paired
-        for name in ("device", "world_size")
-    )
+    return all(device(pair.first) == device(pair.second) for pair in paired)
 
 
 def _unfinished(claim: Claim, runs: Sequence[Run]) -> int:

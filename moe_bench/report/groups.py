@@ -14,6 +14,7 @@ from typing import Any
 
 from moe_bench.report.collect import Run
 from moe_bench.report.interval import half_width
+from moe_bench.report.price import Price, price
 
 ROUTER_ORDER = (
     *("dense", "random", "hash", "softmax_tc", "sigmoid_tc", "relu_tc"),
@@ -57,9 +58,16 @@ class Row:
 
     def by_seed(self, figure: str) -> dict[int | None, float]:
         """Runs of one seed, as a copied folder makes them, are one value: they are no evidence of each other."""
+        return self._by_seed(lambda run: run.number(figure))
+
+    def cost(self, price: Price) -> Mean | None:
+        """Over the seeds that counted it."""
+        return mean_of(list(self._by_seed(price.of).values()))
+
+    def _by_seed(self, of: Callable[[Run], float | None]) -> dict[int | None, float]:
         values: dict[int | None, list[float]] = {}
         for run in self.runs:
-            if (value := run.number(figure)) is not None:
+            if (value := of(run)) is not None:
                 values.setdefault(run.seed, []).append(value)
         return {seed: fmean(found) for seed, found in values.items()}
 
@@ -77,6 +85,11 @@ class Section:
     others: list[Run]
 
     @property
+    def price(self) -> Price:
+        """By which its rows compare."""
+        return price(row.runs for row in self.rows)
+
+    @property
     def size(self) -> int:
         return len(self.others) + sum(len(row.runs) for row in self.rows)
 
@@ -84,7 +97,7 @@ class Section:
 def sections(runs: Sequence[Run]) -> list[Section]:
     """Every run in exactly one place; sections by data, the largest first; rows by model size, capacity and router."""
     grouped = _partition(runs, lambda key: not key.startswith(ROW_GROUPS))
-    titles = [f"{group[0].data}{_length(group[0])}" for group in grouped]
+    titles = [f"{group[0].data}{length(group[0])}" for group in grouped]
     apart = _distinctions(grouped, titles, lambda key: not key.startswith(ROW_GROUPS))
     found = [_section(f"{title} {setting}".strip(), runs) for title, setting, runs in zip(titles, apart, grouped)]
     return sorted(found, key=lambda section: (section.title.partition(" (")[0], -section.size, section.title))
@@ -120,7 +133,7 @@ def order(row: Row, size: dict[str, float]) -> tuple[Any, ...]:
     return size.get(row.model, 0.0), row.model, row.capacity or 0.0, rank, row.router, row.variant
 
 
-def _length(run: Run) -> str:
+def length(run: Run) -> str:
     """The length of training, in words."""
     recipe = run.config.get("recipe")
     if not isinstance(recipe, dict) or not isinstance(recipe.get("steps"), int):

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from moe_bench.report.claims import DEVICE_DAYS, PLAN, Claim
+from moe_bench.report.claims import PLAN, Claim
 from moe_bench.report.collect import Run
+from moe_bench.report.price import DEVICE_DAYS, Price
 
 ONLY_EXPERTS = ("capacity.", "model.experts", "model.moe_blocks", "model.expert_dropout", "model.identical_experts")
 """Settings that mean nothing to a dense model."""
@@ -43,12 +44,15 @@ def blocks(runs: Iterable[Run]) -> list[list[Run]]:
     return sorted(found.values(), key=lambda group: -len(group))
 
 
-def pairs(claim: Claim, runs: Sequence[Run]) -> list[Pair]:
-    """Every pair that ``claim`` is about. Finished runs with a seed only; of equal runs the first."""
+def pairs(claim: Claim, runs: Sequence[Run], price: Price = DEVICE_DAYS) -> list[Pair]:
+    """Every pair that ``claim`` is about. Finished runs with a seed only; of equal runs the first.
+
+    ``price`` says which other router is the dearest, where the claim is against that.
+    """
     finished = [run for run in runs if run.summary is not None and run.seed is not None]
     chosen = _main_variants(finished)
     found = [pair for names in claim.comparisons for pair in _pairs(claim, names, finished, chosen)]
-    return _against_dearest(found) if claim.dearest else found
+    return _against_dearest(found, price) if claim.dearest else found
 
 
 def _pairs(claim: Claim, names: tuple[str, str], runs: list[Run], chosen: dict[str, str]) -> list[Pair]:
@@ -112,11 +116,11 @@ def _words(run: Run, names: tuple[str, str], claim: Claim, varying: list[str]) -
     return ", ".join([routers, run.model, *capacity, *settings])
 
 
-def _against_dearest(found: list[Pair]) -> list[Pair]:
+def _against_dearest(found: list[Pair], price: Price) -> list[Pair]:
     """In each place, only the other router of the highest mean cost over seeds: chosen once, not seed by seed."""
     costs: dict[str, dict[str, list[float]]] = {}
     for pair in found:
-        if (cost := pair.second.number(DEVICE_DAYS)) is not None:
+        if (cost := price.of(pair.second)) is not None:
             costs.setdefault(_where(pair), {}).setdefault(pair.comparison[1], []).append(cost)
     dearest = {where: max(of, key=lambda name: fmean(of[name])) for where, of in costs.items()}
     return [pair for pair in found if dearest.get(_where(pair)) == pair.comparison[1]]

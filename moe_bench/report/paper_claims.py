@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moe_bench.report.claims import DEVICE_DAYS, Claim
+from moe_bench.report.claims import COST, Claim
 from moe_bench.report.collect import Run
 from moe_bench.report.findings import Finding, judge
 from moe_bench.report.pairs import pairs
 from moe_bench.report.paper import Published
+from moe_bench.report.price import DEVICE_DAYS
 
 FIGURES = {"jft_prec1": ("val/prec1", 0.01), "imagenet_10shot": ("probe/imagenet/10shot", 0.01)}
-FIGURES |= {"tpuv3_days": (DEVICE_DAYS, 1.0)}
+FIGURES |= {"tpuv3_days": (DEVICE_DAYS.figure, 1.0)}
 """Column of paper.csv → figure of a summary, and what it is multiplied by."""
 
 
@@ -22,7 +23,10 @@ def published_runs(paper: Published) -> list[Run]:
 
 def in_the_paper(claim: Claim, figure: str, runs: list[Run]) -> Finding:
     """The claim on the paper's own metric of that kind: prec@1 on JFT-300M, 10-shot on ImageNet, or TPUv3-days."""
-    figure = "probe/imagenet/10shot" if figure.startswith("probe/") else figure
+    if claim.of == COST:
+        figure = DEVICE_DAYS.figure
+    elif figure.startswith("probe/"):
+        figure = "probe/imagenet/10shot"
     return judge(claim, figure, pairs(claim, runs), lambda run: run.number(figure))
 
 

@@ -14,12 +14,12 @@ from moe_bench.monitor.units import MISSING
 from moe_bench.report.groups import Mean, Row, Section, mean_of, order
 from moe_bench.report.paper import DAYS, MODELS, PREC1, SHOTS, Published
 from moe_bench.report.tables import (
-    PRICE,
     UPSTREAM,
     Cell,
     Column,
     Table,
     capacity_text,
+    cost_column,
     device_notes,
     floor_notes,
     heading,
@@ -61,12 +61,12 @@ def _rows(section: Section, model: str, published: Published | None) -> list[Row
 
 
 def _upstream(section: Section, model: str, rows: list[Row], published: Published | None) -> Table:
-    days = PRICE[0]
+    days = cost_column(section.price)
     block = [*_measure(rows, UPSTREAM, published, PREC1), _column(rows, days)]
     if published and model in MODELS:
         block.append(("paper TPUv3-days", _published(rows, published, DAYS)))
     number = NUMBERS.get(model, ("", ""))[0]
-    notes = device_notes(run for row in rows for run in row.runs)
+    notes = device_notes((run for row in rows for run in row.runs), section.price)
     return _table(section, f"{model} upstream", number, rows, block, notes)
 
 

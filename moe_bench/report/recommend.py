@@ -6,11 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from moe_bench.report.claims import DEVICE_DAYS
-from moe_bench.report.evidence import ALPHA, Evidence, weigh
+from moe_bench.monitor.units import MISSING, significant
+from moe_bench.report.evidence import ALPHA, FEWEST_SEEDS, Evidence, weigh
 from moe_bench.report.groups import Row, Section
+from moe_bench.report.price import Price
+from moe_bench.report.tables import Table
 
-FLOPS = "flops/image"
+NAMED = 3  # so many rivals are named; more are counted
+NOTE = (
+    "The best of many by few seeds is flattered by chance. Behind: to the most accurate, paired over seeds, with its "
+    "95 % interval. May be best: that test, at 5 % and without correction, leaves it open; one seed leaves everything "
+    "open. Costs are as measured on these machines."
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Recommendation:
     """For one model; the first of ``candidates`` is the most accurate."""
 
     model: str
-    cost_figure: str
+    price: Price
     candidates: list[Candidate]
 
     @property
@@ -55,23 +62,35 @@ class Recommendation:
 def recommendations(section: Section) -> list[Recommendation]:
     """One a model with at least two rows. Rows without accuracy or cost are no candidates."""
     models = dict.fromkeys(row.model for row in section.rows)
-    found = [_recommend(model, [row for row in section.rows if row.model == model and row.runs]) for model in models]
+    rows = {model: [row for row in section.rows if row.model == model and row.runs] for model in models}
+    found = [_recommend(model, rows[model], section.price) for model in models]
     return [recommendation for recommendation in found if len(recommendation.candidates) > 1]
 
 
-def _recommend(model: str, rows: Sequence[Row]) -> Recommendation:
-    devices = {
-        ((run.summary or {}).get("device"), (run.summary or {}).get("world_size")) for r in rows for run in r.runs
-    }
-    figure = DEVICE_DAYS if len(devices) == 1 else FLOPS
-    usable = [(row, a.mean, c.mean) for row in rows if (a := row.mean("val/prec1")) and (c := row.mean(figure))]
+def recommended(sections: Sequence[Section]) -> list[tuple[Section, list[Recommendation]]]:
+    """Sections of which something can be said."""
+    return [(section, found) for section in sections if (found := recommendations(section))]
+
+
+def recommendation_lines(sections: Sequence[Section]) -> list[str]:
+    """A paragraph for each section and model."""
+    several = len(sections) > 1
+    return [
+        (f"{section.title}: " if several else "") + in_words(one)
+        for section, found in recommended(sections)
+        for one in found
+    ]
+
+
+def _recommend(model: str, rows: Sequence[Row], price: Price) -> Recommendation:
+    usable = [(row, a.mean, c.mean) for row in rows if (a := row.mean("val/prec1")) and (c := row.cost(price))]
     usable.sort(key=lambda entry: (-entry[1], entry[2]))
     best = usable[0][0] if usable else None
     candidates = [
         Candidate(_name(row), 100 * accuracy, cost, len(_by_seed(row)), _behind(best, row))
         for row, accuracy, cost in usable
     ]
-    return Recommendation(model, figure, candidates)
+    return Recommendation(model, price, candidates)
 
 
 def _behind(best: Row | None, row: Row) -> Evidence | None:
@@ -99,30 +118,75 @@ def _dominates(other: Candidate, one: Candidate) -> bool:
     return as_good and (other.accuracy > one.accuracy or other.cost < one.cost)
 
 
-def in_words(found: Recommendation) -> list[str]:
-    """Sentences, the most accurate first."""
-    best, cheapest = found.best, found.cheapest
-    unit = "device-days" if found.cost_figure == DEVICE_DAYS else "FLOP an image (devices differ)"
-    others = [c for c in found.candidates[1:] if c.may_be_as_good]
-    said = [
-        f"{found.model}, for accuracy: {best.name}, {best.accuracy:.1f} % over {_seeds(best)}, {best.cost:.3g} {unit}. "
-        + (f"These runs cannot tell it from {', '.join(map(_lack, others))}." if others else "No other may be as good.")
-    ]
-    if cheapest is not best:
-        price = f"{cheapest.cost:.3g} {unit}, {cheapest.cost / best.cost:.0%} of that"
-        said.append(f"{found.model}, for cost: {cheapest.name}, {price}; {_lack(cheapest)}.")
+def in_words(found: Recommendation) -> str:
+    """A paragraph: the most accurate, the cheapest that may be as good, the cheapest, and the Pareto set."""
+    best, cheapest, price = found.best, found.cheapest, found.price
+    frugal = min((c for c in found.candidates if c.may_be_as_good), key=lambda c: (c.cost, -c.accuracy))
+    said = [f"{found.model}: the most accurate is {best.name}, {best.accuracy:.1f} % at {_cost(best, price)}."]
+    said.append(_rivals(found))
+    if frugal is not best:
+        percent = 100 * frugal.cost / best.cost
+        said.append(f"Of these {frugal.name} is the cheapest: {_cost(frugal, price)}, {percent:.0f} % of that.")
+    if cheapest not in (best, frugal):
+        share = f"{100 * cheapest.cost / best.cost:.0f} % of the cost of the best"
+        said.append(f"The cheapest of all is {_lack(cheapest)}, at {share}.")
     steps = "; ".join(f"{c.name} ({c.accuracy:.1f} %, {c.cost:.3g})" for c in found.pareto)
-    said.append(f"{found.model}, worth their cost (Pareto set by means, the cheapest first): {steps}.")
-    return said
+    said.append(f"Worth their cost (Pareto set by means, the cheapest first, in {price.unit}): {steps}.")
+    return " ".join(said)
+
+
+def candidates_table(title: str, found: Sequence[Recommendation]) -> Table:
+    """All settings, the most accurate of each model first, with what they lack and whether they may be the best."""
+    headings = ["model", "setting", "seeds", "prec@1 %", found[0].price.unit, "behind, points", "may be best", "Pareto"]
+    rows = [
+        [
+            recommendation.model,
+            one.name,
+            str(one.seeds),
+            f"{one.accuracy:.1f}",
+            significant(one.cost),
+            MISSING if one is recommendation.best else _behind_text(one),
+            "yes" if one.may_be_as_good else "no",
+            "yes" if one in recommendation.pareto else MISSING,
+        ]
+        for recommendation in found
+        for one in recommendation.candidates
+    ]
+    models = [row[0] for row in rows]
+    breaks = [i for i in range(1, len(rows)) if models[i] != models[i - 1]]
+    return Table(f"Candidates: {title}", headings, rows, [NOTE], breaks=breaks)
+
+
+def _rivals(found: Recommendation) -> str:
+    """From what the best cannot be told."""
+    others = found.candidates[1:]
+    rivals = [c for c in others if c.may_be_as_good]
+    if not rivals:
+        return "It is ahead of every other setting here."
+    if max(c.seeds for c in found.candidates) < FEWEST_SEEDS:
+        return f"One seed cannot tell it from the {_settings(len(rivals))}: repeat with seed=0,1,2 before you choose."
+    if len(rivals) <= NAMED:
+        return f"These runs cannot tell it from {', '.join(map(_lack, rivals))}."
+    return (
+        f"These runs cannot tell it from {len(rivals)} of the {_settings(len(others))}, the nearest {_lack(rivals[0])}."
+    )
+
+
+def _settings(n: int) -> str:
+    return f"{n} other settings" if n > 1 else "other setting"
+
+
+def _cost(candidate: Candidate, price: Price) -> str:
+    return f"{candidate.cost:.3g} {price.unit}"
 
 
 def _lack(candidate: Candidate) -> str:
+    points = " points" if candidate.behind else ""
+    return f"{candidate.name} ({_behind_text(candidate)}{points})"
+
+
+def _behind_text(candidate: Candidate) -> str:
     behind = candidate.behind
     if behind is None:
-        return f"{candidate.name} (no seed in common)"
-    half = f" ± {behind.half:.2f}" if behind.half is not None else ""
-    return f"{candidate.name} ({-behind.effect:+.2f}{half} points)"
-
-
-def _seeds(candidate: Candidate) -> str:
-    return f"{candidate.seeds} seed{'s' * (candidate.seeds != 1)}"
+        return "no seed in common"
+    return f"{-behind.effect:+.2f}" + (f" ± {behind.half:.2f}" if behind.half is not None else "")

@@ -9,7 +9,18 @@ from contextlib import suppress
 
 from moe_bench.monitor.units import MISSING
 from moe_bench.report.groups import Mean, Section
-from moe_bench.report.tables import INTERVAL, PRICE, UPSTREAM, Cell, Table, Value, capacity_text, probe_columns
+from moe_bench.report.price import CPU_DAYS, DEVICE_DAYS
+from moe_bench.report.tables import (
+    INTERVAL,
+    PRICE,
+    UPSTREAM,
+    Cell,
+    Table,
+    Value,
+    capacity_text,
+    cost_column,
+    probe_columns,
+)
 
 PARTS = ("mean", "95 % CI ±", "std", "n")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -20,6 +31,7 @@ def all_rows(sections: Sequence[Section]) -> str:
     columns = [
         UPSTREAM,
         *probe_columns(run for section in sections for row in section.rows for run in row.runs),
+        *map(cost_column, (DEVICE_DAYS, CPU_DAYS)),
         *PRICE,
     ]
     lines = [["section", "model", "capacity", "router", "settings", "seeds", *_expanded(c.heading for c in columns)]]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from moe_bench.monitor.units import MISSING, significant
 from moe_bench.report.collect import Run
 from moe_bench.report.groups import Mean, Row, Section
+from moe_bench.report.price import DEVICE_DAYS, FLOPS, Price
 
 INTERVAL = " ± 95 % CI"
 """Ends the heading of a column whose cells have a spread."""
@@ -64,7 +65,6 @@ class Table:
 
 
 PRICE = (
-    Column("device-days", "cost/device_days"),
     Column("img/s", "cost/images_per_s"),
     Column("GFLOP/img", "flops/image", 1e-9),
     Column("params M", "params/total", 1e-6),
@@ -78,16 +78,23 @@ UPSTREAM = Column("prec@1 %", "val/prec1", 100, 1)
 def result_table(section: Section) -> Table:
     """One row a router, model and capacity: mean and 95 % interval over seeds. Gaps are –."""
     finished = [run for row in section.rows for run in row.runs]
-    columns = [UPSTREAM, *probe_columns(finished), *PRICE]
+    prices = [cost_column(section.price), *PRICE]
+    columns = [UPSTREAM, *probe_columns(finished), *prices]
     by_column = [[value_cell(row.mean(column.figure), column, row.seeds) for row in section.rows] for column in columns]
     headings = ["model", "c", "router", "seeds", *map(heading, columns, by_column)]
     rows = [[*_labels(row), str(row.seeds or MISSING), *cells] for row, *cells in zip(section.rows, *by_column)]
     keys = [(row.model, row.capacity) for row in section.rows]
     breaks = [i for i in range(1, len(keys)) if keys[i] != keys[i - 1]]
-    notes = [*floor_notes(finished), *device_notes(finished)]
-    spare = [4 + columns.index(column) for column in reversed(PRICE)]
+    notes = [*floor_notes(finished), *device_notes(finished, section.price)]
+    spare = [4 + columns.index(column) for column in reversed(prices)]
     name = f"results {section.title}"
     return Table(section.title, headings, rows, notes, labels=3, breaks=breaks, spare=spare, name=name)
+
+
+def cost_column(price: Price) -> Column:
+    """Of CPU-days where runs compare by them, else of device-days, which FLOPs do not replace in a table."""
+    shown = DEVICE_DAYS if price is FLOPS else price
+    return Column(shown.unit, shown.figure, shown.scale)
 
 
 def _labels(row: Row) -> list[str]:
@@ -142,13 +149,20 @@ def floor_notes(runs: Sequence[Run], data: str | None = None) -> list[str]:
     return notes
 
 
-def device_notes(runs: Iterable[Run]) -> list[str]:
+def device_notes(runs: Iterable[Run], price: Price) -> list[str]:
     """On what the price was measured, and whether it can be compared."""
     devices = Counter(_device(run) for run in runs)
     if len(devices) > 1:
         listed = ", ".join(f"{device} ({n} run{'s' * (n > 1)})" for device, n in devices.most_common())
         return [f"Device-days and img/s are not comparable across rows: measured on {listed}."]
-    return [f"Device-days and img/s measured on {device}." for device in devices]
+    return [
+        f"{_capital(cost_column(price).heading)} and img/s measured on {device}. {price.note}".strip()
+        for device in devices
+    ]
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _device(run: Run) -> str:

@@ -6,15 +6,15 @@ tests are not corrected for their number.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from moe_bench.report.collect import Run, as_number
+from moe_bench.report.collect import Run
+from moe_bench.report.figures.history import Points, validations
 from moe_bench.report.findings import OPEN, Finding, Value, judge
 from moe_bench.report.pairs import pairs
 
-Curves = Mapping[str, Mapping[int, float]]
+Curves = Mapping[str, Points]
 """A run's name → step → prec@1."""
 
 
@@ -30,14 +30,14 @@ class Moment:
 
 def curves(runs: Sequence[Run]) -> Curves:
     """The validations of all finished runs."""
-    return {run.name: _validations(run) for run in runs if run.summary is not None}
+    return {run.name: validations(run, "step") for run in runs if run.summary is not None}
 
 
 def trend(finding: Finding, runs: Sequence[Run], of: Curves) -> list[Moment]:
     """The verdict at each step at which all its runs were validated."""
     paired = pairs(finding.claim, runs)
     steps = [set(of.get(run.name, {})) for pair in paired for run in (pair.first, pair.second)]
-    shared = sorted(set.intersection(*steps)) if steps else []
+    shared = sorted(map(int, set.intersection(*steps))) if steps else []
     judged = [(step, judge(finding.claim, "val/prec1", paired, _at(of, step))) for step in shared]
     return [Moment(step, f.evidence.effect, f.evidence.half, f.verdict) for step, f in judged if f.evidence]
 
@@ -56,23 +56,3 @@ def appears(finding: Finding, moments: Sequence[Moment]) -> int | None:
             break
         since = moment.step
     return since
-
-
-def _validations(run: Run) -> dict[int, float]:
-    """Steps that were gone through twice have their last value; a torn line does not count."""
-    try:
-        lines = (run.path / "metrics.jsonl").read_bytes().splitlines()
-    except OSError:
-        return {}
-    found = {}
-    for line in lines:
-        if b'"val/prec1"' not in line:
-            continue
-        try:
-            row = json.loads(line)
-            step, value = row.get("step"), as_number(row.get("val/prec1"))
-        except (ValueError, AttributeError):
-            continue
-        if isinstance(step, int) and value is not None:
-            found[step] = value
-    return found

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from moe_bench.report.answers import answer, lengths, short_tables
 from moe_bench.report.claims import CLAIMS
 from moe_bench.report.collect import collect
 from moe_bench.report.findings import FAILS, HOLDS, OPEN, Finding, findings
@@ -14,8 +16,9 @@ from moe_bench.report.groups import sections
 from moe_bench.report.paper import published
 from moe_bench.report.paper_claims import in_the_paper, published_runs
 from moe_bench.report.recommend import in_words, recommendations
+from moe_bench.report.tables import result_table
 from moe_bench.report.trend import appears, curves, trend
-from moe_bench.report.verdicts import as_json, judged, lines
+from moe_bench.report.verdicts import as_json, judged
 
 from .runs import add_run
 
@@ -118,7 +121,7 @@ def test_the_dense_model_is_compared_at_every_capacity_and_the_first_line_answer
     assert finding(tmp_path, "dense/softmax_ec/1").verdict == HOLDS
     assert finding(tmp_path, "dense/softmax_ec/2").verdict == HOLDS
     (block,) = judged(collect(tmp_path).runs)
-    assert "equal compute on these data? Yes: softmax_ec +" in lines(block)[0]
+    assert "equal compute on these data? Yes: softmax_ec +" in answer(block)
 
 
 def test_the_papers_claims_hold_on_its_numbers_with_its_own_exceptions() -> None:
@@ -169,7 +172,66 @@ def test_a_recommendation_names_the_best_the_cheapest_and_what_cannot_be_told_ap
     assert (found.best.name, found.cheapest.name) == ("soft capacity 1", "softmax_tc capacity 1")
     assert [c.name for c in found.pareto] == ["softmax_tc capacity 1", "softmax_ec capacity 1", "soft capacity 1"]
     assert [c.name for c in found.candidates if c.may_be_as_good] == ["soft capacity 1", "softmax_ec capacity 1"]
-    assert "cannot tell it from softmax_ec capacity 1" in in_words(found)[0]
+    said = in_words(found)
+    assert "cannot tell it from softmax_ec capacity 1 (" in said
+    assert "Of these softmax_ec capacity 1 is the cheapest: 1.5 device-days, 75 % of that." in said
+    assert "The cheapest of all is softmax_tc capacity 1 (" in said
+
+
+def test_on_one_seed_the_recommendation_counts_what_it_cannot_tell_apart(tmp_path: Path) -> None:
+    for router in ROUTERS:
+        add(tmp_path, router, 0.7, seeds=1)
+    (found,) = recommendations(sections(collect(tmp_path).runs)[0])
+    assert "One seed cannot tell it from the 6 other settings: repeat with seed=0,1,2" in in_words(found)
+
+
+def test_cpu_time_is_the_price_where_every_setting_counted_it(tmp_path: Path) -> None:
+    """Wall time says that sparse_ec is the cheaper: it had the machine for itself."""
+    for seed in range(3):
+        counted = {"cost/cpu_s": 172_800.0 + 100 * seed} if seed else {}
+        add_run(tmp_path, "sparse_ec", seed=seed, **cost(1.0), **counted)
+        add_run(tmp_path, "softmax_ec", seed=seed, **cost(5.0), **{"cost/cpu_s": 86_400.0})
+    found = finding(tmp_path, "sparse-dearest", "cost/cpu_s")
+    assert found.evidence is not None
+    assert (found.evidence.effect, found.evidence.seeds) == (pytest.approx(math.log(2), abs=2e-3), 2)
+    (section,) = sections(collect(tmp_path).runs)
+    table = result_table(section)
+    days = dict(zip([row[2] for row in table.texts], (row[table.headings.index("CPU-days")] for row in table.texts)))
+    assert days == {"sparse_ec": "2.00 (2)", "softmax_ec": "1.00"}
+    assert recommendations(section)[0].price.unit == "CPU-days"
+
+
+def test_wall_time_on_a_cpu_is_told_where_a_setting_did_not_count_its_own(tmp_path: Path) -> None:
+    add_run(tmp_path, "sparse_ec", **{"cost/cpu_s": 1.0})
+    add_run(tmp_path, "softmax_ec")
+    (section,) = sections(collect(tmp_path).runs)
+    assert section.price.unit == "device-days"
+    assert "what else ran there is in them" in result_table(section).notes[-1]
+
+
+def test_the_findings_of_each_length_of_training_stand_side_by_side(tmp_path: Path) -> None:
+    for steps, gain in ((600, 0.05), (60, -0.05)):
+        for router, prec1 in (("softmax_tc", 0.7), ("sinkhorn_tc", 0.7 + gain)):
+            add(tmp_path, router, prec1, science={"recipe.steps": steps})
+    for path in tmp_path.glob("*/run.json"):
+        record = json.loads(path.read_text())
+        record["config"]["recipe"]["steps"] = record["science"]["recipe.steps"]
+        path.write_text(json.dumps(record))
+    (table,) = lengths(judged(collect(tmp_path).runs))
+    assert table.headings == ["claim", "60 steps of 128 pictures", "600 steps of 128 pictures"]
+    (row,) = [row for row in table.texts if row[0].startswith("Sinkhorn beats")]
+    assert [cell.split(",")[0] for cell in row[1:]] == ["does not hold", "holds"]
+
+
+def test_claims_at_a_glance_are_level_where_the_interval_is_within_a_tenth_of_a_point(tmp_path: Path) -> None:
+    for seed, twist in enumerate((0.0, 1e-4, -1e-4, 1e-4)):
+        add_run(tmp_path, "softmax_tc", seed=seed, prec1=0.7)
+        add_run(tmp_path, "sinkhorn_tc", seed=seed, prec1=0.7 + twist)
+    (block,) = judged(collect(tmp_path).runs)
+    (table,) = short_tables(block)
+    (row,) = [row for row in table.texts if row[0].startswith("Sinkhorn beats")]
+    assert row[table.headings.index("prec@1")].startswith("level, +0.00 ± 0.0")
+    assert any("± 0.1 points" in note for note in table.notes)
 
 
 def test_findings_can_be_read_by_programs(tmp_path: Path) -> None:

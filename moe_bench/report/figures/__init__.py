@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from matplotlib.figure import Figure as Drawing
 
 from moe_bench.report.figures.combine import draw_combine, pairs
-from moe_bench.report.figures.cost import draw_cost, price, published_points
+from moe_bench.report.figures.cost import draw_cost, published_points
 from moe_bench.report.figures.curves import draw_curves
 from moe_bench.report.figures.gain import draw_gains
 from moe_bench.report.figures.health import draw_health
@@ -62,7 +62,7 @@ def _of_section(section: Section, paper: Published | None) -> Iterator[Part]:
 
 def _cost(section: Section, paper: Published | None) -> Iterator[Part]:
     """Figure 1, and Figure 2 for each probe."""
-    why = "" if not price(section.rows).unit else "Cost is in FLOPs because the runs were timed on different devices. "
+    why = f"{section.price.note} " if section.price.note else ""
     for number, column in enumerate(_scores(section)):
         what = column.heading.removesuffix(" %")
         key, source = PUBLISHED.get(column.figure if not number else column.figure.rpartition("/")[2], ("", ""))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from matplotlib.artist import Artist
@@ -30,10 +30,10 @@ from moe_bench.report.figures.style import (
     of_model,
     panels,
 )
-from moe_bench.report.groups import Mean, Row, mean_of
+from moe_bench.report.groups import Row
 from moe_bench.report.paper import DAYS, Published
+from moe_bench.report.price import FLOPS, Price, price
 
-BACKWARD = 3  # a forward and a backward pass cost so many forward passes
 PREFIXES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
 
 
@@ -50,40 +50,22 @@ class Point:
     score_half: float | None = None
 
 
-@dataclass(frozen=True)
-class Price:
-    """What is on the axis of cost: device-days, or FLOPs in units of ``unit``."""
-
-    label: str
-    unit: float = 0.0
-
-    def of(self, row: Row) -> Mean | None:
-        if not self.unit:
-            return row.mean("cost/device_days")
-        return mean_of([flops / self.unit for flops in training_flops(row)])
-
-
-def training_flops(row: Row) -> list[float]:
-    """Of each run: those of its forward and backward passes over all pictures it saw."""
-    figures = [(run.number("flops/image"), run.number("samples_seen")) for run in row.runs]
-    return [BACKWARD * each * seen for each, seen in figures if each and seen]
-
-
-def price(rows: Sequence[Row]) -> Price:
-    """Device-days, if all finished runs had the same devices; else FLOPs, which are the same everywhere."""
-    summaries = [run.summary or {} for row in rows for run in row.runs]
-    if len({(summary.get("device"), summary.get("world_size")) for summary in summaries}) == 1:
-        return Price("training cost (device-days)")
-    most = max((flops for row in rows for flops in training_flops(row)), default=0.0)
+def cost_axis(rows: Sequence[Row]) -> tuple[Price, str]:
+    """By what ``rows`` compare, FLOPs in a unit that suits them, and the label of the axis."""
+    found = price(row.runs for row in rows)
+    if found is not FLOPS:
+        return found, f"training cost ({found.unit})"
+    most = max((flops for row in rows for run in row.runs if (flops := found.of(run))), default=0.0)
     unit, prefix = next(((unit, name) for unit, name in PREFIXES if most >= unit), (1.0, ""))
-    return Price(f"training compute ({prefix}FLOP, forward and\nbackward; timed on different devices)", unit)
+    label = f"training compute ({prefix}FLOP, forward and\nbackward; timed on different devices)"
+    return replace(found, scale=1 / unit), label
 
 
-def points(rows: Iterable[Row], figure: str, axis: Price, look: Mapping[tuple[str, str], Look]) -> list[Point]:
+def points(rows: Iterable[Row], figure: str, cost_in: Price, look: Mapping[tuple[str, str], Look]) -> list[Point]:
     """``figure`` of the summaries, a fraction, in percent; rows without it or without a price have no point."""
     found = []
     for row in rows:
-        score, cost = row.mean(figure), axis.of(row)
+        score, cost = row.mean(figure), row.cost(cost_in)
         if score and cost:
             half = None if score.half is None else 100 * score.half
             place = (cost.mean, 100 * score.mean, cost.half, half)
@@ -115,13 +97,13 @@ def draw_cost(
     rows: Sequence[Row], figure: str, label: str, published: Mapping[str, list[Point]] | None = None, source: str = ""
 ) -> Figure:
     """A panel for each model of ``rows``; below them one for each of ``published``, whose scores are of ``source``."""
-    axis, look, models = price(rows), looks(rows), of_model(rows)
-    ours = {model: points(its, figure, axis, look) for model, its in models.items()}
+    (cost_in, across), look, models = cost_axis(rows), looks(rows), of_model(rows)
+    ours = {model: points(its, figure, cost_in, look) for model, its in models.items()}
     below = published or {}
     handles = _handles(rows, [*ours.values(), *below.values()])
     drawn, grid = panels(1 + bool(below), max(len(ours), len(below)), 2.2, handles)
     for axes, (model, found) in zip(grid[0], ours.items()):
-        _panel(axes, found, model, axis.label)
+        _panel(axes, found, model, across)
     for axes, (model, found) in zip(grid[-1], below.items()):
         _panel(axes, found, f"{model}, as published", "training cost (TPUv3-days)")
     grid[0, 0].set_ylabel(label)

@@ -16,11 +16,11 @@ from matplotlib.lines import Line2D
 
 from moe_bench.monitor.units import count
 from moe_bench.report.collect import Run
-from moe_bench.report.figures.cost import BACKWARD
 from moe_bench.report.figures.history import Curve, overtaking
 from moe_bench.report.figures.lines import Histories, draw_curve, draw_ended, end_labels, fit, pictures
 from moe_bench.report.figures.style import DARK, Look, capacities, capacity_words, handle, note, panels
 from moe_bench.report.groups import Row
+from moe_bench.report.price import BACKWARD
 
 LABELS, HEIGHT = 9, 1.85  # so many names fit beside a panel of so many inches
 

@@ -20,6 +20,7 @@ from moe_bench.report.collect import Run, as_number
 from moe_bench.report.interval import half_width
 
 METRICS = "metrics.jsonl"
+PICTURES = "samples_seen"
 BINS, PER_BIN = 60, 2
 ROUTING = (
     *("load/max", "load/cv", "load/dead", "dropped_tokens", "uncovered", "affinity_entropy"),
@@ -50,18 +51,18 @@ class Curve:
 
 def read(run: Run) -> History:
     """Its figures; none where metrics.jsonl cannot be read. A torn last line does not count."""
-    try:
-        data = (run.path / METRICS).read_bytes()
-    except OSError:
-        return {}
-    lines = data[: data.rfind(b"\n") + 1].splitlines()
+    lines = _lines(run)
     training = [line for line in lines if b'"train/loss"' in line]
     every = max(1, len(training) // (BINS * PER_BIN))
-    validation = [line for line in lines if b'"val/prec1"' in line]
     return {
-        "val/prec1": _points(_rows(validation), "val/prec1"),
+        "val/prec1": _validations(lines),
         **_binned(_rows(training[(len(training) - 1) % every :: every])),
     }
+
+
+def validations(run: Run, place: str = PICTURES) -> Points:
+    """prec@1 by pictures seen, or by another ``place``, such as the step, that each row has."""
+    return _validations(_lines(run), place)
 
 
 def over_seeds(histories: Iterable[History], figure: str) -> Curve:
@@ -97,7 +98,20 @@ def overtaking(curve: Curve, other: Curve) -> tuple[float, float] | None:
     return float(x[i] + share * (x[i + 1] - x[i])), float(y[i] + share * (y[i + 1] - y[i]))
 
 
-def _rows(lines: Iterable[bytes]) -> list[dict[str, Any]]:
+def _lines(run: Run) -> list[bytes]:
+    """Whole ones; none where the file cannot be read."""
+    try:
+        data = (run.path / METRICS).read_bytes()
+    except OSError:
+        return []
+    return data[: data.rfind(b"\n") + 1].splitlines()
+
+
+def _validations(lines: Iterable[bytes], place: str = PICTURES) -> Points:
+    return _points(_rows((line for line in lines if b'"val/prec1"' in line), place), "val/prec1", place)
+
+
+def _rows(lines: Iterable[bytes], place: str = PICTURES) -> list[dict[str, Any]]:
     """Those lines that are rows with their place."""
     rows = []
     for line in lines:
@@ -105,14 +119,14 @@ def _rows(lines: Iterable[bytes]) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and as_number(row.get("samples_seen")) is not None:
+        if isinstance(row, dict) and as_number(row.get(place)) is not None:
             rows.append(row)
     return rows
 
 
-def _points(rows: Iterable[Mapping[str, Any]], figure: str) -> Points:
+def _points(rows: Iterable[Mapping[str, Any]], figure: str, place: str) -> Points:
     """The last value counts where a place has several; what was no number (null) has no point."""
-    found = {row["samples_seen"]: as_number(row.get(figure)) for row in rows}
+    found = {row[place]: as_number(row.get(figure)) for row in rows}
     return {float(x): value for x, value in found.items() if value is not None}
 
 
@@ -120,11 +134,11 @@ def _binned(rows: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
     """Means over the ``BINS`` spans between no picture and the last row, each at the middle of its span."""
     if not rows:
         return {}
-    total = max(row["samples_seen"] for row in rows)
+    total = max(row[PICTURES] for row in rows)
     width = total / BINS
     spans: dict[str, dict[int, list[float]]] = {}
     for row in rows:
-        span = max(0, math.ceil(BINS * row["samples_seen"] / total) - 1) if total else 0
+        span = max(0, math.ceil(BINS * row[PICTURES] / total) - 1) if total else 0
         for name in TRAINING:
             if (value := as_number(row.get(name))) is not None:
                 spans.setdefault(name, {}).setdefault(span, []).append(value)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from moe_bench.report.collect import collect
 from moe_bench.report.figures import figures
 from moe_bench.report.figures.combine import draw_combine, pairs
-from moe_bench.report.figures.cost import Point, draw_cost, front, points, price, published_points
+from moe_bench.report.figures.cost import Point, cost_axis, draw_cost, front, points, published_points
 from moe_bench.report.figures.curves import draw_curves
 from moe_bench.report.figures.gain import draw_gains, gain
 from moe_bench.report.figures.health import draw_health
@@ -53,7 +53,7 @@ def drawn_in(axes: Axes) -> dict[str, np.ndarray]:
 
 def test_a_point_is_a_mean_over_seeds_with_its_interval(section: Section) -> None:
     look = looks(section.rows)
-    found = {(p.look.label, p.capacity): p for p in points(section.rows, "val/prec1", price(section.rows), look)}
+    found = {(p.look.label, p.capacity): p for p in points(section.rows, "val/prec1", section.price, look)}
     assert set(found) == {("dense", 1), ("softmax_tc", 1), ("softmax_ec", 1), ("softmax_ec", 2)}  # soft is a gap
     assert found["softmax_ec", 1].score == pytest.approx(36)
     assert found["softmax_ec", 1].score_half == pytest.approx(4.302653 / math.sqrt(3))
@@ -65,13 +65,13 @@ def test_cost_is_in_flops_where_runs_were_timed_on_different_devices(tmp_path: P
     for seed, device in enumerate(("NVIDIA A100", "NVIDIA H100")):
         add_run(tmp_path, seed=seed, device=device, **{"flops/image": 2e9, "samples_seen": 1000})
     (row,) = sections(collect(tmp_path).runs)[0].rows
-    axis = price([row])
-    assert "TFLOP" in axis.label
-    assert "different devices" in axis.label
-    assert axis.of(row).mean == pytest.approx(6.0)  # 3 × 2e9 × 1000, in T
+    price, label = cost_axis([row])
+    assert "TFLOP" in label
+    assert "different devices" in label
+    assert row.cost(price).mean == pytest.approx(6.0)  # 3 × 2e9 × 1000, in T
     (tmp_path / row.runs[1].name / "summary.json").unlink()
     (alone,) = [row for row in sections(collect(tmp_path).runs)[0].rows if row.runs]
-    assert "device-days" in price([alone]).label
+    assert "device-days" in cost_axis([alone])[1]
 
 
 def test_the_front_is_what_nothing_cheaper_beats() -> None:

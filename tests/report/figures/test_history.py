@@ -48,7 +48,7 @@ def test_what_cannot_be_read_has_no_points(tmp_path: Path) -> None:
     path.write_bytes(b'{"samples_seen": 10, "val/prec1": null}\n{"samples_seen": 10, "train/loss": null}\n')
     assert not any(read(run).values())
     path.unlink()
-    assert read(run) == {}
+    assert not any(read(run).values())
 
 
 def test_seeds_are_averaged_point_by_point_with_the_interval_of_those_that_have_it() -> None:
