@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -121,11 +122,40 @@ def explained(error: Exception, rank: Rank, timeout_s: float) -> MoeBenchError |
             line.tell(waited_s=timeout_s)
         if lost := line.who_was_lost(HEAR_S):
             return RankError(lost["message"], lost["code"])
+    elif silent := _silent(rank):
+        return _of_silence(silent, rank, timeout_s if _WAITED.search(str(error)) else None)
     told = str(error).strip().split("\n", maxsplit=1)[0]
-    return WorkerLostError(
-        f"rank {rank.rank} of {rank.world} lost touch with another one: {told}. "
-        "The same command again goes on from the last checkpoint."
-    )
+    return WorkerLostError(f"rank {rank.rank} of {rank.world} lost touch with another one: {told}. {_ADVICE}")
+
+
+_ADVICE = "The same command again goes on from the last checkpoint."
+
+
+def _silent(rank: Rank) -> list[int]:
+    """The ranks that do not answer a roll call of those that have lost touch; none where it cannot be held.
+
+    The store where the ranks met still is there, though no other collective works any more: it belongs to torchrun, or
+    to the first rank's process, which may be stuck but has a thread for it.
+    """
+    names = [f"moe-bench/lost-touch/{number}" for number in range(rank.world)]
+    until = time.monotonic() + HEAR_S
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        store.set(names[rank.rank], "")
+        while not store.check(names) and time.monotonic() < until:
+            time.sleep(0.1)
+        return [number for number, name in enumerate(names) if not store.check([name])]
+    except (RuntimeError, ValueError):  # the process that kept it is gone, or the ranks never met
+        return []
+
+
+def _of_silence(silent: list[int], rank: Rank, waited_s: float | None) -> WorkerLostError:
+    """Told by the first of the ranks that are left."""
+    who = f"rank{'s' * (len(silent) > 1)} {', '.join(map(str, silent))} of {rank.world}"
+    what = "gone" if waited_s is None else f"stuck: the others waited {waited_s:.0f} s (runtime.timeout_s)"
+    error = WorkerLostError(f"{who} {'are' if len(silent) > 1 else 'is'} {what}. {_ADVICE}")
+    error.everywhere = rank.rank != min(set(range(rank.world)) - set(silent))
+    return error
 
 
 def _is_loss(error: Exception) -> bool:

@@ -41,3 +41,8 @@ def rows(run: Path) -> list[dict[str, Any]]:
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     found = [json.loads(line) for line in lines]
     return [{key: value for key, value in row.items() if key != "time"} for row in found]
+
+
+def figures(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what a machine makes of it."""
+    return [{k: v for k, v in row.items() if not k.startswith(("throughput/", "memory/"))} for row in rows(run)]

@@ -178,7 +178,7 @@ def test_row_31_beyond_the_limit_is_exit_code_3_with_the_numbers(
 
 
 @pytest.mark.slow
-def test_row_29_uneven_shards_on_two_ranks_count_every_picture_once_and_skip_alike(here: Path) -> None:
+def test_row_29_uneven_shards_on_ranks_count_every_picture_once_and_skip_alike(here: Path) -> None:
     """25 training pictures in 7 shards and 9 of validation in 3, bad ones among both."""
     words = [*TINY, data_set(here / "set", BAD, VAL_BAD), *SKIP, "data.skip_limit=0.25"]
     assert moe_bench(*words, "runs_dir=1") == 0

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from faults.command import TINY, moe_bench, only_run, read, rows
+from faults.command import TINY, figures, moe_bench, only_run, read
 from moe_bench.monitor.lock import now
 from moe_bench.training.module import LitViT
 
@@ -41,11 +41,6 @@ def wait_for(here: Path, what: str) -> Path:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return only_run(here)
-
-
-def figures(run: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what a machine makes of it."""
-    return [{k: v for k, v in row.items() if not k.startswith(("throughput/", "memory/"))} for row in rows(run)]
 
 
 @pytest.mark.slow

@@ -142,12 +142,24 @@ def test_two_ranks_print_what_one_does(tmp_path: Path) -> None:
     assert (skipped.code, skipped.out.count("skipped")) == (0, 1)
 
 
-def test_torchrun_starts_ranks_too(tmp_path: Path) -> None:
+def by_torchrun(here: Path, *words: str, fault: str = "") -> subprocess.CompletedProcess[str]:
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "moe_bench", *QUICK]
-    done = subprocess.run(
-        [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, timeout=WITHIN_S,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    return subprocess.run(
+        [sys.executable, *command, *words], cwd=here, capture_output=True, text=True, timeout=2 * WITHIN_S,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MOE_BENCH_FAULT": fault},
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_row_26_a_rank_of_torchrun_that_is_stuck_is_named_once_too(tmp_path: Path, victim: int) -> None:
+    done = by_torchrun(tmp_path, "runtime.timeout_s=5", fault=f"stuck:{victim}:3")
+    assert done.returncode != 0  # torchrun has one of its own
+    named = f"moe-bench: rank {victim} of 2 is stuck: the others waited 5 s (runtime.timeout_s)"
+    assert done.stderr.count(named) == done.stderr.count("moe-bench: rank") == 1
+
+
+def test_torchrun_starts_ranks_too(tmp_path: Path) -> None:
+    done = by_torchrun(tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" finished ─") == 1
     assert len(list((tmp_path / "runs").glob("*/summary.json"))) == 1

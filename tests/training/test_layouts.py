@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from miniature import BATCH, Splits, train
-from pair import RANKS, on_two_ranks
+from pair import RANKS, on_ranks
 from test_resume import SignalAt, assert_same, rows
 from test_two_ranks import LAYOUTS
 from torch.distributed.tensor import DTensor
@@ -93,7 +93,7 @@ def test_a_checkpoint_goes_through_every_layout_bit_by_bit(splits: Splits, tmp_p
     folder.mkdir()
     shutil.copytree(store.step_folder(tmp_path / "start" / "checkpoints", 4), folder / "0")
     order = ["ddp", "fsdp", "ddp-experts", "fsdp-experts", "ddp"]
-    on_two_ranks(copy_through, folder, splits, order)
+    on_ranks(copy_through, folder, splits, order)
     first = store.load(folder / "0")
     first["state_dict"] = dict(first["state_dict"])
     assert len(first["optimizer_states"][0]["state"]) == len(first["state_dict"])
@@ -113,8 +113,8 @@ PARTS = {"ddp": [4, 16, 16], "fsdp": [2, 16, 16], "ddp-experts": [2, 16, 16], "f
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_run_resumed_on_two_ranks_is_the_unbroken_one_bit_by_bit(splits: Splits, tmp_path: Path, layout: str) -> None:
-    told = on_two_ranks(learn_broken, tmp_path, splits, layout)
+def test_a_run_resumed_on_ranks_is_the_unbroken_one_bit_by_bit(splits: Splits, tmp_path: Path, layout: str) -> None:
+    told = on_ranks(learn_broken, tmp_path, splits, layout)
     assert_same(saved(tmp_path / "broken"), saved(tmp_path / "whole"))
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
     for keys in told:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from miniature import SOFTMAX_TC, Splits, train
-from pair import on_two_ranks
+from pair import on_ranks
 
 from moe_bench.config.schema import DenseRouterConfig, RouterConfig, SoftRouterConfig, SparseRouterConfig
 from moe_bench.training.group import Group
@@ -67,6 +67,14 @@ def learn_together(group: Group, folder: Path, splits: Splits, layout: str) -> N
     learn(folder, splits, devices=group.rank.world, group=group, **LAYOUTS[layout])
 
 
+def learn_in_replicas(group: Group, folder: Path, splits: Splits) -> None:
+    """Two rows of two ranks: each row has all experts, each column the same half of them."""
+    common: dict[str, Any] = {"devices": group.rank.world, "expert_parallel": 2, "group": group}
+    for strategy in ("ddp", "fsdp"):
+        ran = train(splits, folder / strategy, steps=4, pieces=4, strategy=strategy, **common)
+        assert ran.error is None, (strategy, ran.error)
+
+
 class Dtypes(Callback):
     """In which precision parameters are computed with, by name."""
 
@@ -111,7 +119,7 @@ def alone(splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_losses_norms_and_metrics_of_every_router_are_those_of_one_process(
     alone: Path, splits: Splits, tmp_path: Path, layout: str
 ) -> None:
-    on_two_ranks(learn_together, tmp_path, splits, layout)
+    on_ranks(learn_together, tmp_path, splits, layout)
     for name in (*ROUTERS, *(f"{name}-exact" for name in NOISY)):
         together, expected = rows(tmp_path / name), rows(alone / name)
         assert [sorted(row) for row in together] == [sorted(row) for row in expected]
@@ -120,8 +128,18 @@ def test_losses_norms_and_metrics_of_every_router_are_those_of_one_process(
 
 
 @pytest.mark.slow
+def test_rows_of_ranks_that_share_the_experts_learn_what_one_process_does(splits: Splits, tmp_path: Path) -> None:
+    on_ranks(learn_in_replicas, tmp_path, splits, ranks=4)
+    assert train(splits, tmp_path / "alone", steps=4, pieces=4).error is None
+    for strategy in ("ddp", "fsdp"):
+        for row, other in zip(rows(tmp_path / strategy), rows(tmp_path / "alone"), strict=True):
+            close = 1e-5 if row["step"] < 3 else 1e-3  # four gradients are added up in another order, and Adam divides
+            assert row == pytest.approx(other, rel=close, abs=close), (strategy, row["step"])
+
+
+@pytest.mark.slow
 def test_half_precision_is_the_same_sharded_and_never_a_routers(splits: Splits, tmp_path: Path) -> None:
-    dtypes, _ = on_two_ranks(learn_in_halves, tmp_path, splits)
+    dtypes, _ = on_ranks(learn_in_halves, tmp_path, splits)
     halves = {name for name, dtype in dtypes.items() if dtype == "bfloat16"}
     assert {name.split(".")[0] for name in halves} == {"attn", "mlp"}
     assert {"mlp.experts.w1", "mlp.experts.w2"} < halves
