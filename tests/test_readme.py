@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from moe_bench import cli
+from moe_bench.launch import pace
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,6 +32,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A reader's folder: photographs by class, and the router of the README in a file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOE_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(pace, "BUDGET_S", 0.0)  # no sweep is timed: that has tests of its own
     random = np.random.default_rng(0)
     for label in ("cats", "dogs"):
         (tmp_path / "PHOTOS" / label).mkdir(parents=True)
