@@ -102,6 +102,7 @@ def image_data(cfg: Config, found: Pictures, pieces: int, workers: int | None) -
         device_batch=pieces,
         seed=cfg.seed,
         augmentation=Augmentation(r.crop_area, r.flip, r.randaugment, r.randaugment_magnitude),
+        resize=cfg.data.resize,
         crop=cfg.data.crop,
         shuffle_window=cfg.data.shuffle_window,
         workers=workers,

@@ -30,6 +30,7 @@ LOGGER_MODES = ("auto", "online", "offline")
 LABELS = ("single", "multi")
 INIT_HEADS = ("new", "keep")
 ON_ERRORS = ("stop", "skip")
+RESIZES = ("short_side", "square")
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ class DataConfig:
     num_classes: int | None = None  # None: from meta.json or the index
     labels: str = "single"  # one of LABELS; "multi": .json with a list of labels
     label_key: str = "label"  # where a .json keeps its label
+    resize: str = "short_side"  # one of RESIZES; evaluation: "square" squeezes a picture of another shape
     crop: float = 1.0  # evaluation: side of the centre crop over side of the resized picture
     probe: list[str] = field(default_factory=list)  # the natural downstream sets of this data
     shuffle_window: int = 65536  # pictures shuffled together; bounds how many shards are open at once
@@ -286,6 +288,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "capacity.rounding": ROUNDINGS,
     "init.head": INIT_HEADS,
     "data.labels": LABELS,
+    "data.resize": RESIZES,
     "data.on_error": ON_ERRORS,
     "probe.policy": L2_POLICIES,
     "recipe.loss": LOSSES,

@@ -68,7 +68,8 @@ class ImageData(LightningDataModule):
         image_size: pixels a side.
         steps: optimiser steps of the whole run; batch: pictures a step over all devices; device_batch: at once on one.
         seed: of the order and the augmentation.
-        augmentation: of training pictures; crop: of validation pictures (side kept over side resized).
+        augmentation: of training pictures.
+        resize, crop: of validation pictures, as in ``eval_loader``.
         workers: data processes a device; None: from the CPU count.
         num_classes: None: the larger of what the two indexes say.
         tolerance: of bad pictures.
@@ -90,6 +91,7 @@ class ImageData(LightningDataModule):
         device_batch: int,
         seed: int = 0,
         augmentation: Augmentation | None = None,
+        resize: str = "short_side",
         crop: float = 1.0,
         shuffle_window: int = 65536,
         workers: int | None = None,
@@ -100,7 +102,7 @@ class ImageData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.train, self.val = train, val
-        self.image_size, self.crop, self.max_pixels = image_size, crop, max_pixels
+        self.image_size, self.resize, self.crop, self.max_pixels = image_size, resize, crop, max_pixels
         self.steps, self.batch, self.device_batch = steps, batch, device_batch
         self.seed, self.workers, self.tolerance, self.timeout_s = seed, workers, tolerance, timeout_s
         self.augmentation = augmentation or Augmentation()
@@ -140,6 +142,7 @@ class ImageData(LightningDataModule):
             self.val,
             mine,
             image_size=self.image_size,
+            resize=self.resize,
             crop=self.crop,
             batch=self.device_batch,
             workers=self.workers,

@@ -112,7 +112,7 @@ def _trim(image: Image.Image) -> Image.Image:
 
 
 def squeeze_transform(size: int, crop: float = 1.0) -> Transform:
-    """The picture resized to a square whatever its shape, then the middle: how V-MoE's few-shot evaluation does it.
+    """The picture resized to a square whatever its shape, then the middle: V-MoE's few-shot evaluation and fine-tuning.
 
     As there: bilinear between pixel centres without smoothing, cut (not rounded) to whole numbers.
     """

@@ -134,7 +134,7 @@ def eval_loader(
     *,
     image_size: int,
     crop: float = 1.0,
-    squeeze: bool = False,
+    resize: str = "short_side",
     batch: int = 256,
     workers: int | None = None,
     pad_to: int | None = None,
@@ -147,13 +147,13 @@ def eval_loader(
     Args:
         positions: numbers of pictures, -1 for padding; None: all of the index.
         crop: share of the resized side that the centre crop keeps.
-        squeeze: resize to a square whatever the shape (the few-shot probe), else by the short side (validation).
+        resize: by the "short_side", or to a "square" whatever the shape.
         workers: data processes; None: from the CPU count; 0: this process.
         pad_to: the last batch is filled up to a multiple of this with valid=False; None: to a full batch.
         tolerance: of bad pictures, whose places have valid=False; None: the first one is an error.
         timeout_s: how long a data process may take for a batch; 0: as long as it likes.
     """
     chosen = np.arange(len(index)) if positions is None else np.asarray(positions, dtype=np.int64)
-    transform = squeeze_transform(image_size, crop) if squeeze else evaluation_transform(image_size, crop)
-    pictures = Pictures(index, transform, image_size, max_pixels=max_pixels, tolerance=tolerance)
+    transform = squeeze_transform if resize == "square" else evaluation_transform
+    pictures = Pictures(index, transform(image_size, crop), image_size, max_pixels=max_pixels, tolerance=tolerance)
     return BatchLoader(pictures, InOrder(chosen, batch, pad_to or batch), workers, timeout_s=timeout_s)

@@ -111,6 +111,7 @@ def _judge(args: argparse.Namespace, config: Config, found: Pictures, at: Place)
         image_size=config.model.image_size,
         classes=found.num_classes,
         loss=config.recipe.loss,
+        resize=config.data.resize,
         crop=config.data.crop,
         batch=max(1, args.batch // group) * group,
         window=config.data.shuffle_window,

@@ -68,6 +68,7 @@ class Judge:
     image_size: int
     classes: int
     loss: str  # as recipe.loss
+    resize: str  # as data.resize
     crop: float
     batch: int  # a whole number of groups under every setting
     window: int  # pictures shuffled together in another order
@@ -126,6 +127,7 @@ class Judge:
             self.index,
             evaluation_share(pictures, self.batch),
             image_size=self.image_size,
+            resize=self.resize,
             crop=self.crop,
             batch=self.batch,
             workers=self.workers,

@@ -86,6 +86,7 @@ def _explain(args: argparse.Namespace, config: Config) -> int:
             shown.index,
             shown.numbers,
             few,
+            resize=config.data.resize,
             crop=config.data.crop,
             device=torch_device(args.device),
             tolerance=tolerance(config.data),
@@ -143,7 +144,8 @@ def _draw(
     from moe_bench.explain.mosaic import mosaics
     from moe_bench.explain.routers import write_figures
 
-    mosaic = mosaics(shown.index, shown.numbers, layers, config.model.image_size, config.model.patch, config.data.crop)
+    model, data = config.model, config.data
+    mosaic = mosaics(shown.index, shown.numbers, layers, model.image_size, model.patch, data.resize, data.crop)
     figures: dict[str, Figure] = {}
     for seen, of_layer, one in zip(layers, mosaic, found):
         if seen.shown.soft:

@@ -14,7 +14,13 @@ FAVOURITES = 12  # patches of each expert
 
 
 def mosaics(
-    index: ShardIndex, numbers: NDArray[np.int64], layers: list[Seen], image_size: int, patch: int, crop: float
+    index: ShardIndex,
+    numbers: NDArray[np.int64],
+    layers: list[Seen],
+    image_size: int,
+    patch: int,
+    resize: str = "short_side",
+    crop: float = 1.0,
 ) -> list[list[list[Tensor]]]:
     """For each layer and expert the patches (3, P, P) that it likes best. Holds one batch of pictures at a time."""
     wanted = [favourites(seen, FAVOURITES) for seen in layers]
@@ -25,7 +31,9 @@ def mosaics(
     cut: dict[tuple[int, int], Tensor] = {}
     at = iter(pictures)
     across = image_size // patch
-    for batch in eval_loader(index, numbers[pictures], image_size=image_size, crop=crop, batch=64, pad_to=1, workers=0):
+    chosen = numbers[pictures]
+    loader = eval_loader(index, chosen, image_size=image_size, resize=resize, crop=crop, batch=64, pad_to=1, workers=0)
+    for batch in loader:
         for pixels, picture in zip(batch["image"], at):
             for token in places[picture]:
                 top, left = token // across * patch, token % across * patch

@@ -75,7 +75,7 @@ def _from_run(args: argparse.Namespace) -> tuple[Scene, float]:
         own = pictures(config.data)
         index, data = own.val, own.name
     model, _ = load_model(args.run, config)
-    shown = read_pictures(index, args.pictures, config.model.image_size, config.data.crop)
+    shown = read_pictures(index, args.pictures, config.model.image_size, config.data.resize, config.data.crop)
     scene = trained(model, shown, config.model.patch, data, args.run.resolve().name)
     return scene, args.capacity or config.capacity.factor
 

@@ -54,12 +54,14 @@ class Scene:
         return [patch for picture in pixels for patch in (*classless, *picture)]
 
 
-def read_pictures(index: ShardIndex, count: int, image_size: int, crop: float = 1.0) -> Tensor:
+def read_pictures(
+    index: ShardIndex, count: int, image_size: int, resize: str = "short_side", crop: float = 1.0
+) -> Tensor:
     """``count`` pictures (N, 3, S, S), spread evenly over those of a split. Raises ConfigError if it has fewer."""
     if not 1 <= count <= len(index):
         raise ConfigError(f"--pictures {count}: there are {len(index):,} to choose from; give 1 to {len(index):,}")
     numbers = np.linspace(0, len(index) - 1, count).round().astype(np.int64)
-    (batch,) = eval_loader(index, numbers, image_size=image_size, crop=crop, batch=count, workers=0)
+    (batch,) = eval_loader(index, numbers, image_size=image_size, resize=resize, crop=crop, batch=count, workers=0)
     return batch["image"]
 
 

@@ -100,6 +100,7 @@ def test_where_and_how_it_runs_is_not_who_it_is(typed: str) -> None:
         "capacity=1.5",
         "capacity.group_images=16",
         "data.crop=0.9",
+        "data.resize=square",
         "data.name=other",
         "probe=fewshot",
         "probe.sets=[/data/cifar10]",

@@ -68,6 +68,13 @@ def test_what_is_typed_stands_above_a_preset_and_a_preset_above_the_run(
     assert (after.model.image_size, after.model.width) == (64, 32)
 
 
+def test_fine_tuning_squeezes_validation_pictures_whole_as_the_reference_does(routed: Path) -> None:
+    typed = [f"init.run={routed}", "data=imagenet1k", "data.path=/pictures", "probe.sets=[]"]
+    before, after = config.load(typed).data, config.load([*typed, "experiment=finetune"]).data
+    assert (before.resize, before.crop) == ("short_side", 0.875)
+    assert (after.resize, after.crop) == ("square", 1.0)
+
+
 def test_a_token_chooses_as_many_experts_as_before_at_any_capacity(tmp_path: Path) -> None:
     run = finished_run(tmp_path, "router=softmax_tc", "capacity=1")
     assert config.load([f"init.run={run}", "capacity=1.5"]).router.k == 1

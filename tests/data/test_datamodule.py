@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from moe_bench.data.bad import Tolerance
 from moe_bench.data.datamodule import ImageData
 from moe_bench.data.dataset import Batch
-from moe_bench.data.decode import Augmentation
+from moe_bench.data.decode import (
+    Augmentation,
+    Transform,
+    decode,
+    evaluation_transform,
+    squeeze_transform,
+    to_range,
+)
 from moe_bench.data.index import ShardIndex, open_split
 from moe_bench.errors import ConfigError, DataError
-from tests.data.shards import write_damaged, write_shards
+from tests.data.shards import picture, sample, write_damaged, write_shards, write_tar
 
 STEPS, BATCH = 9, 6
 
@@ -198,6 +206,17 @@ def test_augmentation_is_that_of_the_recipe(train: ShardIndex, val: ShardIndex) 
         iter(ImageData(train, train, image_size=8, steps=1, batch=17, device_batch=17, workers=0).val_dataloader())
     )
     assert torch.equal(batch["image"], whole["image"][batch["index"]])
+
+
+@pytest.mark.parametrize(("resize", "transform"), [("short_side", evaluation_transform), ("square", squeeze_transform)])
+def test_validation_pictures_that_are_not_square_are_resized_as_asked(
+    tmp_path: Path, train: ShardIndex, resize: str, transform: Callable[[int, float], Transform]
+) -> None:
+    wide = picture(size=(24, 12))
+    val = open_split(str(write_tar(tmp_path / "wide.tar", sample("a", 0, wide))), progress=False)
+    sizes: dict[str, Any] = {"image_size": 8, "steps": 1, "batch": 2, "device_batch": 2, "workers": 0}
+    (batch,) = ImageData(train, val, **sizes, resize=resize, crop=0.8).val_dataloader()
+    assert torch.equal(batch["image"][0], to_range(transform(8, 0.8)(decode(wide))))
 
 
 class Scribe(Diary):

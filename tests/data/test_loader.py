@@ -51,8 +51,8 @@ def test_squeezing_and_cropping_differ_for_pictures_that_are_not_square(tmp_path
     path = str(write_tar(tmp_path / "s.tar", sample("a", 0, picture(size=(16, 8)))))
     wide = open_split(path, progress=False)
     squeezed, cropped = (
-        next(iter(eval_loader(wide, image_size=8, squeeze=squeeze, batch=1, workers=0)))["image"]
-        for squeeze in (True, False)
+        next(iter(eval_loader(wide, image_size=8, resize=resize, batch=1, workers=0)))["image"]
+        for resize in ("square", "short_side")
     )
     assert not torch.equal(squeezed, cropped)
 

@@ -38,7 +38,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
     write_shards(folder, [9, 9], split="val")
     index = open_split(split_of(folder, "val"), cache_dir=folder / "cache", progress=False)
     cpu = torch.device("cpu")
-    return Judge(index, 32, CLASSES, "softmax", 1.0, 8, 100, 10**6, Tolerance(), 0, cpu, nullcontext)
+    return Judge(index, 32, CLASSES, "softmax", "short_side", 1.0, 8, 100, 10**6, Tolerance(), 0, cpu, nullcontext)
 
 
 def alone(judge: Judge, made: VisionTransformer) -> torch.Tensor:

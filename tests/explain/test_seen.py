@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from moe_bench.explain.seen import Seen, favourites, look, sent
 from moe_bench.explain.specific import specific
 from moe_bench.model import VisionTransformer, from_config
 from moe_bench.routing import SoftRouting
-from tests.data.shards import write_damaged, write_shards
+from tests.data.shards import picture, sample, write_damaged, write_shards, write_tar
 
 ROUTERS = ("softmax_tc", "sinkhorn_tc", "softmax_ec", "sparse_ec", "soft", "relu_tc", "hash")
 SIZE, PATCH, PICTURES = 16, 4, 11  # 11 pictures leave a group of 4 with a hole
@@ -37,11 +38,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
 def model_of(router: str, head: str = "gap", capacity: float = 1.0) -> VisionTransformer:
     cfg = load([f"router={router}", "model=tiny", f"model.head={head}", f"capacity={capacity:g}"])
     torch.manual_seed(0)
-    small = {"image_size": SIZE, "patch": PATCH, "width": 16, "depth": 2, "mlp": 16, "experts": 4, "moe_blocks": [1]}
-    for name, value in small.items():
-        object.__setattr__(cfg.model, name, value)
-    object.__setattr__(cfg.capacity, "group_images", 4)
-    return from_config(cfg.model, cfg.router, cfg.capacity, 5)
+    small = replace(cfg.model, image_size=SIZE, patch=PATCH, width=16, depth=2, mlp=16, experts=4, moe_blocks=[1])
+    return from_config(small, cfg.router, replace(cfg.capacity, group_images=4), 5)
 
 
 def layer(model: VisionTransformer, index: ShardIndex, shown: list[int]) -> tuple[Tensor, Seen]:
@@ -91,13 +89,19 @@ def test_a_favourite_is_the_patch_an_expert_likes_best_of_those_it_takes(index: 
         assert order == sorted((value for value in liking.amax(1).tolist() if value > 0), reverse=True)
 
 
-def test_a_mosaic_is_made_of_the_pictures_patches(index: ShardIndex) -> None:
-    pictures, seen = layer(model_of("softmax_tc"), index, list(range(PICTURES)))
-    (of_layer,) = mosaics(index, np.arange(PICTURES), [seen], SIZE, PATCH, 1.0)
+@pytest.mark.parametrize("resize", ["short_side", "square"])
+def test_a_mosaic_is_made_of_the_patches_of_pictures_read_as_the_run_reads_them(resize: str, tmp_path: Path) -> None:
+    several = [member for n in range(PICTURES) for member in sample(f"k{n}", n % 5, picture(n, size=(24, 8)))]
+    index = open_split(str(write_tar(tmp_path / "val-0.tar", several)))
+    every = np.arange(PICTURES)
+    pictures, (seen,), _ = look(model_of("softmax_tc"), index, every, every, resize=resize)
+    (batch,) = eval_loader(index, image_size=SIZE, resize=resize, batch=PICTURES, workers=0)
+    assert torch.equal(pictures, batch["image"])
+    (of_layer,) = mosaics(index, every, [seen], SIZE, PATCH, resize)
     for found, patches in zip(favourites(seen, 12), of_layer, strict=True):
-        for (picture, token), patch in zip(found, patches, strict=True):
+        for (number, token), patch in zip(found, patches, strict=True):
             top, left = token // 4 * PATCH, token % 4 * PATCH
-            assert torch.equal(patch, pictures[picture, :, top : top + PATCH, left : left + PATCH])
+            assert torch.equal(patch, pictures[number, :, top : top + PATCH, left : left + PATCH])
 
 
 @pytest.mark.parametrize("head", ["gap", "token"])
@@ -113,7 +117,7 @@ def test_a_cross_marks_each_dropped_patch_and_a_dot_each_class_token(head: str, 
 def test_every_picture_of_a_layer_can_be_drawn(index: ShardIndex) -> None:
     for router in ("hash", "soft"):
         pictures, seen = layer(model_of(router), index, [0, 3])
-        (of_layer,) = mosaics(index, np.arange(PICTURES), [seen], SIZE, PATCH, 1.0)
+        (of_layer,) = mosaics(index, np.arange(PICTURES), [seen], SIZE, PATCH)
         found = specific(seen.load, index.labels)
         for figure in (
             draw_soft(pictures, seen, "dispatch"),

@@ -24,7 +24,7 @@ READER = Reader(image_size=8, batch=16, workers=0)
 
 
 def everything(index: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    _, x, y = extract(pixels, eval_loader(index, image_size=8, squeeze=True, batch=7, workers=0))
+    _, x, y = extract(pixels, eval_loader(index, image_size=8, resize="square", batch=7, workers=0))
     return x, y
 
 
@@ -33,7 +33,7 @@ def test_features_are_in_the_order_of_the_pictures_whatever_the_batches(sets: li
     x, y = everything(index)
     assert x.shape == (60, 3 * 8 * 8)
     assert y.tolist() == index.labels[:, 0].tolist()
-    backwards = eval_loader(index, np.arange(60)[::-1], image_size=8, squeeze=True, batch=32, workers=0)
+    backwards = eval_loader(index, np.arange(60)[::-1], image_size=8, resize="square", batch=32, workers=0)
     numbers, again, labels = extract(pixels, backwards)
     assert numbers.tolist() == list(range(60))
     assert torch.equal(again, x)
