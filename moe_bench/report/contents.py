@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from moe_bench.report.answers import finding_parts, recommendation_parts
 from moe_bench.report.collect import Collection
+from moe_bench.report.evaluations import evaluation_table
 from moe_bench.report.figures import figures
 from moe_bench.report.groups import Section
 from moe_bench.report.listing import tally, torn_note
@@ -37,6 +38,7 @@ def report(
         Heading("Results"),
         *map(Text, HOW_TO_READ),
         *result_tables(sections),
+        *(table for section in sections for table in evaluation_table(section)),
         Heading("The paper's tables"),
         *map(Text, published.notes if published else []),
         *tables_of_the_paper(sections, published),

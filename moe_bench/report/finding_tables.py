@@ -42,7 +42,8 @@ def overview(title: str, found: Sequence[Finding], price: Price) -> Table:
             at = {f.figure: short(f) for f in its if f.claim.of != COST}
             rows.append([claim_words(its[0]), _seeds(its), *(at.get(name, MISSING) for name in metrics), *_prices(its)])
     headings = ["claim", "seeds", *map(metric, metrics), f"{price.unit} ×", "FLOPs ×"]
-    spare = [len(headings) - 1, *range(len(metrics) + 1, 2, -1)]
+    probes = sorted(range(1, len(metrics)), key=lambda i: (metrics[i].endswith("/10shot"), -i))
+    spare = [len(headings) - 1, *(2 + i for i in probes)]
     return Table(title, headings, rows, _overview_notes(found, price), labels=1, spare=spare)
 
 
@@ -53,7 +54,7 @@ def _seeds(its: Sequence[Finding]) -> str:
 def _prices(its: Sequence[Finding]) -> list[str]:
     first = its[0]
     if first.claim.of == COST:
-        return [short(first), MISSING]
+        return [short(first).partition(" (")[0], MISSING]  # the interval stands in the details
     return [
         MISSING if ratio is None or first.claim.alike else f"{ratio:.2f}"
         for ratio in (first.cost_ratio, first.flops_ratio)

@@ -26,6 +26,8 @@ _SPECIAL = {
     "–": "--",
     "−": "$-$",
     "…": r"\dots{}",
+    "✓": r"$\surd$",
+    "✗": r"$\times$",
 }
 KNOWN = 0x180  # Latin letters below this code are in every font
 

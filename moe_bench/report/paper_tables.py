@@ -92,7 +92,8 @@ def _table(section: Section, kind: str, number: str, rows: list[Row], block: Blo
     labels = [[capacity_text(row.capacity), router_text(row), str(row.seeds or MISSING)] for row in rows]
     cells = [[*label, *row] for label, *row in zip(labels, *(cells for _, cells in block))]
     breaks = [i for i in range(1, len(rows)) if rows[i].capacity != rows[i - 1].capacity]
-    spare = [i for i in reversed(range(len(headings))) if "Δ" in headings[i]]
+    gaps = [i for i in reversed(range(len(headings))) if "Δ" in headings[i]]
+    spare = sorted(gaps, key=lambda i: headings[i].startswith(("prec@1", "10-shot", "paper")))
     return Table(f"{name}: {section.title}", headings, cells, notes, breaks=breaks, spare=spare, name=name)
 
 

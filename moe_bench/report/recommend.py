@@ -15,8 +15,8 @@ from moe_bench.report.tables import Table
 NAMED = 3  # so many rivals are named; more are counted
 NOTE = (
     "The best of many by few seeds is flattered by chance. Behind: to the most accurate, paired over seeds, with its "
-    "95 % interval. May be best: that test, at 5 % and without correction, leaves it open; one seed leaves everything "
-    "open. Costs are as measured on these machines."
+    "95 % interval. May be best: that test, at 5 % and without correction, leaves it open; it takes 3 seeds that "
+    "both have. Costs are as measured on these machines."
 )
 
 
@@ -33,7 +33,12 @@ class Candidate:
     @property
     def may_be_as_good(self) -> bool:
         """Whether the runs leave open that it is as accurate as the best: one test a candidate, not corrected."""
-        return self.behind is None or self.behind.p is None or self.behind.p >= ALPHA
+        return self.untested or (self.behind is not None and self.behind.p is not None and self.behind.p >= ALPHA)
+
+    @property
+    def untested(self) -> bool:
+        """For want of seeds, or of others than itself."""
+        return self.behind is None or self.behind.p is None
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ def candidates_table(title: str, found: Sequence[Recommendation]) -> Table:
             f"{one.accuracy:.1f}",
             significant(one.cost),
             MISSING if one is recommendation.best else _behind_text(one),
-            "yes" if one.may_be_as_good else "no",
+            _verdict(one, recommendation.best),
             "yes" if one in recommendation.pareto else MISSING,
         ]
         for recommendation in found
@@ -155,6 +160,12 @@ def candidates_table(title: str, found: Sequence[Recommendation]) -> Table:
     models = [row[0] for row in rows]
     breaks = [i for i in range(1, len(rows)) if models[i] != models[i - 1]]
     return Table(f"Candidates: {title}", headings, rows, [NOTE], breaks=breaks)
+
+
+def _verdict(one: Candidate, best: Candidate) -> str:
+    if one is best:
+        return "yes"
+    return "untested" if one.untested else "yes" if one.may_be_as_good else "no"
 
 
 def _rivals(found: Recommendation) -> str:
@@ -182,7 +193,8 @@ def _cost(candidate: Candidate, price: Price) -> str:
 
 def _lack(candidate: Candidate) -> str:
     points = " points" if candidate.behind else ""
-    return f"{candidate.name} ({_behind_text(candidate)}{points})"
+    untested = ", too few seeds to test" if candidate.untested and candidate.behind and candidate.behind.half else ""
+    return f"{candidate.name} ({_behind_text(candidate)}{points}{untested})"
 
 
 def _behind_text(candidate: Candidate) -> str:

@@ -234,6 +234,13 @@ def test_claims_at_a_glance_are_level_where_the_interval_is_within_a_tenth_of_a_
     assert any("± 0.1 points" in note for note in table.notes)
 
 
+def test_two_seeds_in_common_are_too_few_to_tell_a_setting_from_the_best(tmp_path: Path) -> None:
+    add(tmp_path, "soft", 0.80)
+    add(tmp_path, "softmax_ec", 0.60, seeds=2)
+    (found,) = recommendations(sections(collect(tmp_path).runs)[0])
+    assert "points, too few seeds to test)" in in_words(found)
+
+
 def test_findings_can_be_read_by_programs(tmp_path: Path) -> None:
     add(tmp_path, "softmax_tc", 0.7)
     add(tmp_path, "sinkhorn_tc", 0.75)

@@ -9,18 +9,20 @@ from collections.abc import Iterator, Sequence
 
 from matplotlib.figure import Figure as Drawing
 
+from moe_bench.report.evaluations import evaluated
 from moe_bench.report.figures.combine import draw_combine, pairs
 from moe_bench.report.figures.cost import draw_cost, published_points
 from moe_bench.report.figures.curves import draw_curves
-from moe_bench.report.figures.gain import draw_gains
+from moe_bench.report.figures.gain import draw_gains, gain
 from moe_bench.report.figures.health import draw_health
 from moe_bench.report.figures.history import BINS, PER_BIN
 from moe_bench.report.figures.lines import Histories
+from moe_bench.report.figures.over_settings import draw_evaluated, draw_shots, shots_of
 from moe_bench.report.figures.style import capacity_words, encoded, looks, of_model, style
 from moe_bench.report.groups import Row, Section
 from moe_bench.report.page import Figure, Heading, Part, Text
 from moe_bench.report.paper import PREC1, SHOTS, Published
-from moe_bench.report.tables import UPSTREAM, Column, probe_columns, router_text
+from moe_bench.report.tables import UPSTREAM, Column, main_probes, router_text
 
 MOST = 4
 """Sections that are drawn, the largest: hundreds of pictures would help nobody."""
@@ -54,6 +56,7 @@ def _of_section(section: Section, paper: Published | None) -> Iterator[Part]:
     yield from _cost(section, paper)
     yield _combine(section, histories)
     yield _gains(section)
+    yield from _over_settings(section)
     if histories:
         yield from _over_training(section, histories)
     else:
@@ -104,7 +107,7 @@ def _gains(section: Section) -> Part:
         "gains",
         "What each router adds to the dense model",
         f"Differences are taken seed by seed, of the seeds that both have. Pale: small capacity. {INTERVALS}",
-        " ".join(_best(section.rows, column) for column in _scores(section)),
+        _most_added(section),
     )
 
 
@@ -126,9 +129,39 @@ def _over_training(section: Section, histories: Histories) -> Iterator[Part]:
             yield _figure(routing, f"routing-{model}", f"Routing of {model} over training", caption, alt)
 
 
+def _over_settings(section: Section) -> Iterator[Part]:
+    """Curves over shots and over the capacity of evaluation, of each model that has several of them."""
+    look, found = looks(section.rows), evaluated(section)
+    for model, rows in of_model(section.rows).items():
+        if shots := draw_shots(rows, look):
+            title = f"Few-shot accuracy of {model} over shots"
+            alt = f"Accuracy of {model} on {', '.join(shots_of(rows))} against the number of pictures a class."
+            yield _figure(shots, f"shots-{model}", title, f"Means over seeds. {INTERVALS}", alt)
+        if drawn := draw_evaluated([one for one in found if one.row.model == model], look):
+            title = f"{model} evaluated at other capacities than that of its training"
+            caption = f"The same weights; a table under Results has the figures. {INTERVALS}"
+            alt = f"prec@1 of {model} against the capacity of evaluation, a curve a router."
+            yield _figure(drawn, f"evaluation-{model}", title, caption, alt)
+
+
 def _scores(section: Section) -> list[Column]:
-    """Upstream, then each probe."""
-    return [UPSTREAM, *probe_columns(run for row in section.rows for run in row.runs)]
+    """Upstream, then the main probe on each data set."""
+    return [UPSTREAM, *main_probes(run for row in section.rows for run in row.runs)]
+
+
+def _most_added(section: Section) -> str:
+    """Of each model and score, the router of the largest gain."""
+    said = []
+    for model, rows in of_model(section.rows).items():
+        dense = [row for row in rows if row.router == "dense"][:1]
+        moe = [row for row in rows if row.router != "dense"]
+        for base, column in ((base, column) for base in dense for column in _scores(section)):
+            gains = [(found.mean, i) for i, row in enumerate(moe) if (found := gain(row, base, column.figure))]
+            if gains:
+                points, i = max(gains)
+                where = f"{router_text(moe[i])} at {capacity_words(moe[i].capacity)}"
+                said.append(f"{model}, {column.heading.removesuffix(' %')}: {where} is highest, {points:+.2f} points.")
+    return " ".join(said)
 
 
 def _best(rows: Sequence[Row], column: Column) -> str:

@@ -28,7 +28,7 @@ from moe_bench.report.figures.style import (
     looks,
     note,
     of_model,
-    panels,
+    ragged,
 )
 from moe_bench.report.groups import Row
 from moe_bench.report.paper import DAYS, Published
@@ -101,16 +101,13 @@ def draw_cost(
     ours = {model: points(its, figure, cost_in, look) for model, its in models.items()}
     below = published or {}
     handles = _handles(rows, [*ours.values(), *below.values()])
-    drawn, grid = panels(1 + bool(below), max(len(ours), len(below)), 2.2, handles)
+    drawn, grid = ragged([len(found) for found in (ours, below) if found], 2.2, handles)
     for axes, (model, found) in zip(grid[0], ours.items()):
         _panel(axes, found, model, across)
     for axes, (model, found) in zip(grid[-1], below.items()):
         _panel(axes, found, f"{model}, as published", "training cost (TPUv3-days)")
-    grid[0, 0].set_ylabel(label)
-    if below:
-        grid[-1, 0].set_ylabel(source)
-    for axes in [*grid[0, len(ours) :], *(grid[-1, len(below) :] if below else [])]:
-        axes.set_axis_off()
+    for across_page, words in zip(grid, (label, source)):
+        across_page[0].set_ylabel(words)
     return drawn
 
 

@@ -7,6 +7,7 @@ for expert choice; a router of the user's own gets one of Tol's by its name, so 
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 import warnings
 import zlib
@@ -156,24 +157,48 @@ def area(capacity: float | None) -> float:
 def panels(
     rows: int, columns: int, height: float, handles: Sequence[Artist], **shared: Any
 ) -> tuple[Figure, NDArray[np.object_]]:
-    """A figure of ``rows`` × ``columns`` panels, each ``height`` inches high, above one legend of all ``handles``.
+    """A figure of ``rows`` × ``columns`` panels, each ``height`` inches high, above one legend of all ``handles``."""
+    figure = _sheet(rows, columns, height, handles)
+    grid = figure.subplots(rows, columns, squeeze=False, **shared)
+    for axes in grid.flat:
+        _few_ticks(axes, columns, height)
+    return figure, grid
 
-    It is a column wide with a single column of panels, else a page; wider where panels would be too narrow to read.
-    """
-    width = COLUMN if columns == 1 else max(PAGE, NARROWEST * columns)
+
+def ragged(counts: Sequence[int], height: float, handles: Sequence[Artist]) -> tuple[Figure, list[list[Axes]]]:
+    """As ``panels``, but each row has its own number of panels, which fill it."""
+    figure = _sheet(len(counts), max(counts), height, handles)
+    cells = math.lcm(*counts)
+    grid = figure.add_gridspec(len(counts), cells)
+    found = []
+    for row, count in enumerate(counts):
+        wide = cells // count
+        found.append([figure.add_subplot(grid[row, i * wide : (i + 1) * wide]) for i in range(count)])
+        for axes in found[-1]:
+            _few_ticks(axes, count, height)
+    return figure, found
+
+
+def _sheet(rows: int, columns: int, height: float, handles: Sequence[Artist]) -> Figure:
+    """With its legend. A column wide with a single column of panels, else a page; wider for many."""
+    width = _width(columns)
     widest = max((len(line) for one in handles for line in str(one.get_label()).splitlines()), default=1)
     beside = max(1, min(len(handles), int(width / (0.42 + 0.055 * widest))))
     lines = -(-len(handles) // beside)
     figure = Figure((width, rows * height + LEGEND_LINE * lines + 0.1), layout="constrained")
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=beside, columnspacing=1.2, handletextpad=0.5)
-    grid = figure.subplots(rows, columns, squeeze=False, **shared)
-    for axes in grid.flat:
-        axes.locator_params(
-            nbins=min(7, 2 + round(2.4 * height)), axis="y"
-        )  # few ticks are enough, and each takes time
-        axes.locator_params(nbins=5, axis="x")
-    return figure, grid
+    return figure
+
+
+def _width(columns: int) -> float:
+    return COLUMN if columns == 1 else max(PAGE, NARROWEST * columns)
+
+
+def _few_ticks(axes: Axes, columns: int, height: float) -> None:
+    """As many as have room for figures such as 0.0035; each takes time to draw, too."""
+    axes.locator_params(axis="y", nbins=min(7, 2 + round(2.4 * height)))
+    axes.locator_params(axis="x", nbins=min(5, max(2, round(1.4 * _width(columns) / columns))), steps=[1, 2, 5, 10])
 
 
 def handle(look: Look, *, line: bool) -> Line2D:

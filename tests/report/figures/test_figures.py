@@ -89,6 +89,14 @@ def test_figure_1_has_a_panel_a_model_and_one_for_each_of_the_paper(section: Sec
     assert {model: len(found) for model, found in paper.items()} == {"b32": 12, "b16": 12, "l16": 10}
 
 
+def test_a_single_model_fills_the_row_above_the_published_panels(section: Section) -> None:
+    figure = draw_cost(section.rows, "val/prec1", "prec@1 (%)", published_points(published(), PREC1), "JFT")
+    figure.canvas.draw()
+    assert len(figure.axes) == 4
+    ours, *paper = (axes.get_position().width for axes in figure.axes)
+    assert ours > 2.9 * max(paper)
+
+
 def test_a_gain_is_paired_by_seed(section: Section) -> None:
     by_name = {(row.router, row.capacity): row for row in section.rows}
     dense = by_name["dense", 1.0]
