@@ -13,7 +13,7 @@ from moe_bench.report.paper_claims import in_the_paper, published_runs
 from moe_bench.report.price import Price
 from moe_bench.report.tables import Table
 from moe_bench.report.trend import Moment, appears
-from moe_bench.report.wording import claim_words, effect, is_dense, metric, short
+from moe_bench.report.wording import SHORT, claim_words, effect, is_dense, metric, short
 
 NAMED = 6  # exceptions that a note names; findings.json has all
 DENSE_NOTE = (
@@ -102,8 +102,10 @@ def _notes(f: Finding) -> list[str]:
     left_out = f.evidence.left_out if f.evidence else 0
     more = f" and {len(f.contrary) - NAMED} more" if len(f.contrary) > NAMED else ""
     notes = [f"not in {'; '.join(f.contrary[:NAMED])}{more}"] if f.contrary else []
-    notes += [f"{left_out} pairs are outside the block of seeds × settings"] if left_out else []
-    notes += [f"{f.unfinished} runs of these routers failed or diverged and count nowhere"] if f.unfinished else []
+    notes += [f"pairs outside the block of seeds × settings: {left_out}"] if left_out else []
+    notes += (
+        [f"runs of these routers that failed or diverged and count nowhere: {f.unfinished}"] if f.unfinished else []
+    )
     return [f"{f.claim.sentence}: {note}." for note in notes]
 
 
@@ -112,15 +114,15 @@ def _row(f: Finding, paper: str) -> list[str]:
     settings = len(e.by_setting) if e else 0
     opposed = sum(setting in f.contrary for setting in e.by_setting) if e else 0
     return [
-        f.claim.sentence,
-        f.verdict + (f": {f.reason}" if f.reason else ""),
+        f"{claim_words(f)} over dense" if is_dense(f) else f.claim.sentence,
+        SHORT[f.verdict] + (f": {f.reason}" if f.reason else ""),
         effect(f),
         MISSING if e is None or e.over_settings is None or f.claim.of == COST else f"{e.over_settings:.2f}",
         f"{settings - opposed} of {settings}",
         MISSING if e is None else str(e.seeds),
         MISSING if f.p is None else f"{f.p:.2g}",
         *(MISSING if ratio is None or f.claim.alike else f"{ratio:.2f}" for ratio in (f.cost_ratio, f.flops_ratio)),
-        f.more or MISSING,
+        f.more.partition(":")[0] or MISSING,  # findings.json has the reason
         paper,
     ]
 

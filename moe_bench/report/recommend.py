@@ -178,9 +178,8 @@ def _rivals(found: Recommendation) -> str:
         return f"One seed cannot tell it from the {_settings(len(rivals))}: repeat with seed=0,1,2 before you choose."
     if len(rivals) <= NAMED:
         return f"These runs cannot tell it from {', '.join(map(_lack, rivals))}."
-    return (
-        f"These runs cannot tell it from {len(rivals)} of the {_settings(len(others))}, the nearest {_lack(rivals[0])}."
-    )
+    which = "any" if len(rivals) == len(others) else str(len(rivals))
+    return f"These runs cannot tell it from {which} of the {_settings(len(others))}, the nearest {_lack(rivals[0])}."
 
 
 def _settings(n: int) -> str:

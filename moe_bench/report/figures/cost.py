@@ -121,7 +121,8 @@ def _panel(axes: Axes, found: list[Point], title: str, label: str) -> None:
     axes.step([p.cost for p in best], [p.score for p in best], where="post", color=GREY, linewidth=0.9, zorder=1.5)
     for point in sorted(found, key=lambda point: -(point.capacity or 0)):  # small ones on top
         _draw(axes, point)
-    axes.set_xlim(limits([(p.cost, p.cost_half) for p in found]))
+    cheapest, dearest = limits([(p.cost, p.cost_half) for p in found])
+    axes.set_xlim(max(0.0, cheapest), dearest)
     axes.set_ylim(limits([(p.score, p.score_half) for p in found]))
 
 

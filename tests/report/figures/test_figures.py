@@ -97,6 +97,14 @@ def test_a_single_model_fills_the_row_above_the_published_panels(section: Sectio
     assert ours > 2.9 * max(paper)
 
 
+def test_no_cost_is_below_nought_however_far_two_seeds_are_apart(tmp_path: Path) -> None:
+    for seed, days in enumerate((0.001, 0.009)):
+        add_run(tmp_path, seed=seed, **{"cost/device_days": days})
+    (section,) = sections(collect(tmp_path).runs)
+    figure = draw_cost(section.rows, "val/prec1", "prec@1 (%)")
+    assert figure.axes[0].get_xlim()[0] >= 0
+
+
 def test_a_gain_is_paired_by_seed(section: Section) -> None:
     by_name = {(row.router, row.capacity): row for row in section.rows}
     dense = by_name["dense", 1.0]
