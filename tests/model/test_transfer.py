@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from scipy.ndimage import zoom
 from torch import Tensor, nn
 
+from moe_bench.config import load
 from moe_bench.config.schema import CapacityConfig, DenseRouterConfig, ModelConfig, RouterConfig
 from moe_bench.errors import CheckpointError
 from moe_bench.model import MoE, VisionTransformer, from_config
@@ -85,6 +86,20 @@ def test_an_upcycled_layer_is_the_mlp_times_the_sum_of_a_tokens_combine_weights(
         share = routing.tensors()[1].sum((-1, -2)).reshape(8, 17, 1)
         torch.testing.assert_close(y, share * mlp(x), atol=1e-5, rtol=1e-5)
     assert share.max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("router", "capacity", "share"),
+    [("softmax_tc", 1, 0.18), ("softmax_tc", 2, 0.33), ("softmax_ec", 2, 0.39), ("sigmoid_tc", 2, 1.28)],
+)
+def test_a_fresh_gate_lets_so_much_of_an_upcycled_mlp_through(router: str, capacity: int, share: float) -> None:
+    asked = load(["model=mini", f"router={router}", f"capacity={capacity}"])
+    torch.manual_seed(0)
+    model = from_config(asked.model, asked.router, asked.capacity, 10).eval()
+    with torch.no_grad():
+        routings = model(torch.randn(16, 3, 32, 32), detail=True).routing.values()
+    found = [routing.tensors()[1].sum((-1, -2)).mean().item() for routing in routings]
+    assert sum(found) / len(found) == pytest.approx(share, abs=0.02)
 
 
 def test_with_one_expert_the_upcycled_model_is_the_dense_one() -> None:
