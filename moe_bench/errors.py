@@ -74,6 +74,10 @@ EXIT_SIGINT = 130
 EXIT_SIGTERM = 143
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM where nothing has to be saved first: what Ctrl-C is there, with exit code EXIT_SIGTERM."""
+
+
 class Interrupted(MoeBenchError):
     """A signal asked the run to stop, and it did. ``exit_code`` is EXIT_SIGINT or EXIT_SIGTERM."""
 

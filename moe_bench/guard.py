@@ -44,7 +44,8 @@ def guarded(action: Callable[[], int], folder: Path | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         _print_traceback_if_asked()
         if isinstance(error, KeyboardInterrupt) or interrupt.received():
-            return _end("interrupted", EXIT_SIGINT, everywhere=True)
+            code = interrupt.received() or EXIT_SIGINT
+            return _end(interrupt.WORDS[code], code, everywhere=True)
         last = traceback.format_exception_only(error)[-1].strip()
         return _end(f"a bug, sorry: {last}\nThe traceback is in {_keep_traceback(folder)}", 1)
 

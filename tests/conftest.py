@@ -8,8 +8,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and lines would break at a width that no test asked for
 
-import os
-
 from hypothesis import settings
 
 # The same examples in every run and no clock, so that a red test is red on every machine.

@@ -1,4 +1,4 @@
-"""Ctrl-C, as early as it can come and in places where Python loses it."""
+"""Ctrl-C and SIGTERM, as early as they can come and in places where Python loses them."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def within(command: str) -> str:
 
 
 CTRL_C = "os.kill(os.getpid(), signal.SIGINT)"
+SIGTERM = "os.kill(os.getpid(), signal.SIGTERM)"
 
 
 @pytest.mark.parametrize(
@@ -70,3 +71,19 @@ def test_a_command_in_the_background_goes_on(tmp_path: Path) -> None:
     with run(within(CTRL_C), cwd=tmp_path, ignored=True) as process:
         assert process.communicate() == ("done\n", "")
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "in the background"])
+def test_sigterm_before_there_is_anything_to_save_is_exit_code_143(tmp_path: Path, ignored: bool) -> None:
+    with run(within(SIGTERM), cwd=tmp_path, ignored=ignored) as process:
+        assert process.communicate() == ("", "moe-bench: stopped by SIGTERM\n")
+    assert process.returncode == 143
+
+
+def test_sigterm_while_modules_load_is_exit_code_143_and_no_traceback(tmp_path: Path) -> None:
+    loading = (
+        f"import os, signal, sys\nfrom moe_bench import interrupt\nsys.exit(interrupt.answered(lambda: {SIGTERM}))"
+    )
+    with run(loading, cwd=tmp_path) as process:
+        assert process.communicate() == ("", "moe-bench: stopped by SIGTERM\n")
+    assert process.returncode == 143

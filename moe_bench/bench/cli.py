@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from moe_bench.bench.cases import DTYPES, ROUTERS, Case, ProbeCase, make_cases, numbers, size, whole, words
 from moe_bench.bench.timing import WARMUP
 from moe_bench.data.progress import progress
-from moe_bench.errors import EXIT_SIGINT, CheckpointError, ConfigError, Interrupted, MoeBenchError
+from moe_bench.errors import (
+    EXIT_SIGINT,
+    EXIT_SIGTERM,
+    CheckpointError,
+    ConfigError,
+    Interrupted,
+    MoeBenchError,
+    Terminated,
+)
 from moe_bench.monitor.console import make_console
 from moe_bench.monitor.units import gigabytes
 from moe_bench.routing.words import SOLVERS
@@ -76,8 +84,9 @@ def run(argv: list[str]) -> int:
         about = _about(argv) | {"device": describe(device)}
         try:
             args.measure(args, cases, device, results)
-        except KeyboardInterrupt:
-            ended = Interrupted("interrupted; what was measured until then is above", EXIT_SIGINT)
+        except KeyboardInterrupt as error:
+            code = EXIT_SIGTERM if isinstance(error, Terminated) else EXIT_SIGINT
+            ended = Interrupted("interrupted; what was measured until then is above", code)
         except ConfigError as error:
             ended = error
     complete = [result for result in results if result.any_round]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from moe_bench.errors import EXIT_SIGINT, EXIT_SIGTERM, DivergedError, MoeBenchError
+from moe_bench.errors import EXIT_SIGINT, EXIT_SIGTERM, DivergedError, MoeBenchError, Terminated
 
 STATES = ("queued", "running", "finished", "failed", "diverged", "preempted", "interrupted")
 BY_SIGNAL = {EXIT_SIGINT: "interrupted", EXIT_SIGTERM: "preempted"}
@@ -59,7 +59,8 @@ def begin(old: dict[str, Any], checkpoint: Checkpoint | None, archived: Path | N
 def outcome(error: BaseException) -> tuple[str, int]:
     """(state, exit code) of a run that ``error`` ended."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", EXIT_SIGINT
+        code = EXIT_SIGTERM if isinstance(error, Terminated) else EXIT_SIGINT
+        return BY_SIGNAL[code], code
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else 1
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from moe_bench.monitor.environment import host
 
 LEASE_S = 60.0
 """A run on another host is alive if its heartbeat is younger: some network file systems keep locks to one host."""
+
+
+NOTE_S = 1.0
+"""Longest wait for the note of an owner that holds the lock and has not written it yet."""
 
 
 def now() -> str:
@@ -46,13 +51,20 @@ class FolderLock:
         try:
             self._lock.acquire()
         except Timeout:
-            raise RunInUseError(_in_use(self.folder, read_json(self._owner))) from None
+            raise RunInUseError(_in_use(self.folder, self._note())) from None
         except OSError as error:
             raise CheckpointError(f"Cannot lock {self.folder}: {error.strerror or error}.") from error
         if _alive_elsewhere(status):
             self._lock.release()
             raise RunInUseError(_in_use(self.folder, status))
         write_json(self._owner, {"pid": os.getpid(), "host": host(), "started": now()})
+
+    def _note(self) -> dict[str, Any] | None:
+        """Who holds the lock. One who took it this moment is about to write so."""
+        deadline = time.monotonic() + NOTE_S
+        while (owner := read_json(self._owner)) is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return owner
 
     def release(self) -> None:
         if self._lock.is_locked:

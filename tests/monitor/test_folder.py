@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from moe_bench.errors import CheckpointError, ConfigError, DivergedError, Interrupted, RunInUseError
+from moe_bench.errors import CheckpointError, ConfigError, DivergedError, Interrupted, RunInUseError, Terminated
 from moe_bench.monitor.atomic import read_json, write_json
 from moe_bench.monitor.folder import RunFolder
 from moe_bench.monitor.lifecycle import STATES, Start, outcome
@@ -220,6 +220,7 @@ def test_a_live_run_on_another_host_is_left_alone_and_a_silent_one_taken_over(tm
         (Interrupted("stopped", 143), "preempted", 143),
         (Interrupted("stopped", 130), "interrupted", 130),
         (KeyboardInterrupt(), "interrupted", 130),
+        (Terminated(), "preempted", 143),
         (SystemExit(143), "preempted", 143),
         (ZeroDivisionError("division by zero"), "failed", 1),
     ],
