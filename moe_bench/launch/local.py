@@ -65,8 +65,8 @@ class Running:
         return time.monotonic() - self._began
 
     def ask(self, number: int) -> None:
-        """Signal the first process of the cell, which tells its others."""
-        self._process.send_signal(number)
+        """Signal the first process of the cell, which tells its others. A terminal that closes is no more than a stop."""
+        self._process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
     def kill(self) -> None:
         """End whatever there is of it."""
@@ -105,7 +105,7 @@ class Pool:
         """The first signal is passed on, any later one kills."""
         for running in self._running:
             if self.received is None:
-                running.ask(signal.SIGTERM if number == signal.SIGHUP else number)
+                running.ask(number)
             else:
                 running.kill()
         self.received = self.received or number

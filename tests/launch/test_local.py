@@ -137,7 +137,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 STOPS = """
 signal.signal(signal.{name}, lambda *_: sys.exit({code}))
 print("began", flush=True)
-time.sleep(30)
+for _ in range(300):
+    time.sleep(0.1)  # a signal that comes just before a sleep is seen after it
 """
 
 
