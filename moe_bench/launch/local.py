@@ -65,7 +65,7 @@ class Running:
         return time.monotonic() - self._began
 
     def ask(self, number: int) -> None:
-        """Signal the first process of the cell, which tells its others. A terminal that closes is no more than a stop."""
+        """Signal the first process of the cell, which tells its others. A terminal that closed asks it to stop."""
         self._process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
     def kill(self) -> None:
