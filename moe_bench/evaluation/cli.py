@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moe_bench.arguments import positive
 from moe_bench.config.plugins import blaming_own_code
 from moe_bench.data.progress import progress
 from moe_bench.errors import ConfigError
@@ -194,30 +194,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--probe", action="store_true", help="few-shot scores on the run's own sets too")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute [auto]")
-    parser.add_argument("--batch", type=_one(int), default=BATCH, metavar="N", help=f"pictures at once [{BATCH}]")
+    parser.add_argument("--batch", type=positive(int), default=BATCH, metavar="N", help=f"pictures at once [{BATCH}]")
     parser.add_argument("--workers", type=_count, metavar="N", help="data processes [from the CPU count]")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
-def _one(kind: Callable[[str], float]) -> Callable[[str], Any]:
-    """An argparse type: a number above 0."""
-
-    def read(word: str) -> float:
-        try:
-            value = kind(word)
-        except ValueError:
-            value = 0
-        if not 0 < value < math.inf:
-            raise argparse.ArgumentTypeError(f"a number above 0 wanted, not {word!r}")
-        return value
-
-    return read
-
-
 def _several(kind: Callable[[str], float]) -> Callable[[str], Any]:
     """An argparse type: numbers above 0, separated by commas."""
-    return lambda text: list(dict.fromkeys(map(_one(kind), text.split(","))))
+    return lambda text: list(dict.fromkeys(map(positive(kind), text.split(","))))
 
 
 def _count(word: str) -> int:

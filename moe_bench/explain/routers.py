@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from moe_bench.arguments import positive
 from moe_bench.errors import CheckpointError, ConfigError
 from moe_bench.monitor.units import MISSING, percent
 
@@ -149,25 +148,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", metavar="DIR", help='a folder of shards, or "digits" [the run\'s, or digits]')
     parser.add_argument("--run", type=Path, metavar="RUN", help="a run folder whose gate is used [by construction]")
     parser.add_argument("--pictures", type=int, default=4, metavar="N", help="pictures routed together [4]")
-    parser.add_argument("--experts", type=_positive(int), metavar="E", help=f"experts [the run's, or {EXPERTS}]")
-    parser.add_argument("--capacity", type=_positive(float), metavar="c", help="capacity factor [the run's, or 1]")
+    parser.add_argument("--experts", type=positive(int), metavar="E", help=f"experts [the run's, or {EXPERTS}]")
+    parser.add_argument("--capacity", type=positive(float), metavar="c", help="capacity factor [the run's, or 1]")
     parser.add_argument(
         "--out", type=Path, default=Path("explain"), metavar="FOLDER", help="for the pictures [explain]"
     )
     parser.add_argument("--format", choices=("png", "svg"), default="png", help="of the pictures [png]")
     return parser
-
-
-def _positive(kind: Callable[[str], float]) -> Callable[[str], Any]:
-    """An argparse type: a number above 0, as ``kind`` reads it."""
-
-    def read(word: str) -> float:
-        try:
-            value = kind(word)
-        except ValueError:
-            value = 0
-        if not 0 < value < math.inf:
-            raise argparse.ArgumentTypeError(f"a number above 0 wanted, not {word!r}")
-        return value
-
-    return read
