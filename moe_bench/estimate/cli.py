@@ -10,8 +10,7 @@ from typing import Any
 
 from moe_bench.config import Config, load, run_id
 from moe_bench.launch.outlook import checkpoint_bytes, kind_of, step_seconds
-from moe_bench.launch.pace import UNKNOWN_CLASSES
-from moe_bench.model.cost import Cost, cost
+from moe_bench.launch.pace import price
 from moe_bench.model.fit import fits
 from moe_bench.monitor.console import make_console
 from moe_bench.monitor.layout import block
@@ -43,29 +42,25 @@ def run(argv: list[str]) -> int:
 
 def estimate(cfg: Config) -> dict[str, Any]:
     """What arithmetic alone tells; keys as in summary.json where it has them."""
-    price, r = _price(cfg), cfg.recipe
+    costs, r = price(cfg), cfg.recipe
     share = max(1, r.batch // (cfg.runtime.devices * cfg.runtime.nodes))
-    at_once, least = (fits(price, share, memory, optimizer=r.optimizer) for memory in (sys.maxsize, 0))
-    step = price.flops_per_image_training * r.batch
+    at_once, least = (fits(costs, share, memory, optimizer=r.optimizer) for memory in (sys.maxsize, 0))
+    step = costs.flops_per_image_training * r.batch
     return {
         "run_id": run_id(cfg),
-        "params/total": price.params_total,
-        "params/active": price.params_active,
-        "flops/image": price.flops_per_image,
+        "params/total": costs.params_total,
+        "params/active": costs.params_active,
+        "flops/image": costs.flops_per_image,
         "flops/step": step,
         "flops/run": step * r.steps,
-        "tokens_per_group": price.tokens_per_group,
-        "slots_per_expert": price.slots_per_expert,
+        "tokens_per_group": costs.tokens_per_group,
+        "slots_per_expert": costs.slots_per_expert,
         "memory/bytes": at_once.needed_bytes,
         "memory/device_batch": share,
         "memory/least_bytes": least.needed_bytes,
         "memory/least_device_batch": least.smallest_batch,
         "disk/checkpoint_bytes": checkpoint_bytes(cfg),
     }
-
-
-def _price(cfg: Config) -> Cost:
-    return cost(cfg.model, cfg.router, cfg.capacity, cfg.data.num_classes or UNKNOWN_CLASSES)
 
 
 def timing(cfg: Config, measure: bool) -> dict[str, Any]:

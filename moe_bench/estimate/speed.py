@@ -13,9 +13,8 @@ from dataclasses import replace
 from moe_bench.config import Config
 from moe_bench.config.validate import from_dict
 from moe_bench.errors import MoeBenchError
-from moe_bench.launch.pace import UNKNOWN_CLASSES, training_flops
+from moe_bench.launch.pace import UNKNOWN_CLASSES, price, training_flops
 from moe_bench.model import from_config
-from moe_bench.model.cost import Cost, cost
 from moe_bench.training.place import resolve
 from moe_bench.training.rehearse import rehearse
 
@@ -29,7 +28,7 @@ def image_seconds(cfg: Config) -> float:
     """Forward and backward of one image on one device, on noise. Raises MoeBenchError where it cannot be done here."""
     classes, r, played = cfg.data.num_classes or UNKNOWN_CLASSES, cfg.runtime, stand_in(cfg)
     at = resolve(r.accelerator, r.devices, r.nodes, r.strategy, cfg.recipe.precision, r.expert_parallel)
-    group = max(1, _price(played).group_images)
+    group = max(1, price(played).group_images)
     most = max(1, cfg.recipe.batch // at.world // group)
     groups = max(1, min(most, int(PIECE_FLOPS / training_flops(played) / group)))
     device = "cuda" if at.accelerator == "gpu" else "cpu"
@@ -40,15 +39,11 @@ def image_seconds(cfg: Config) -> float:
 
 def stand_in(cfg: Config) -> Config:
     """The model, or of a large one two blocks of its width, one of them with at most 8 experts."""
-    if _price(cfg).params_total <= MOST_PARAMS:
+    if price(cfg).params_total <= MOST_PARAMS:
         return cfg
     model = cfg.model
     blocks = [1] if model.moe_blocks else []
     return replace(cfg, model=replace(model, depth=2, moe_blocks=blocks, experts=min(8, model.experts)))
-
-
-def _price(cfg: Config) -> Cost:
-    return cost(cfg.model, cfg.router, cfg.capacity, cfg.data.num_classes or UNKNOWN_CLASSES)
 
 
 def main() -> None:

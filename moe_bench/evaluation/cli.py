@@ -18,7 +18,7 @@ from moe_bench.errors import ConfigError
 from moe_bench.evaluation.settings import Setting, as_trained, compared_with, settings, words
 from moe_bench.evaluation.table import table
 from moe_bench.monitor.atomic import plain, read_json, write_json
-from moe_bench.probe.cli import run_config
+from moe_bench.training.trained import run_config
 
 if TYPE_CHECKING:
     from moe_bench.build import Pictures

@@ -12,7 +12,6 @@ from moe_bench.config.identity import data_name
 from moe_bench.config.schema import Config
 from moe_bench.launch import pace
 from moe_bench.launch.cells import Cell
-from moe_bench.model.cost import cost
 from moe_bench.monitor.atomic import free_space, read_json
 from moe_bench.monitor.units import about, size
 
@@ -117,7 +116,7 @@ def _disk(left: Sequence[Cell]) -> str:
 
 def checkpoint_bytes(cfg: Config) -> int:
     """Of all checkpoints that a run keeps: weights and the optimiser's moments in float32."""
-    params = cost(cfg.model, cfg.router, cfg.capacity, cfg.data.num_classes or pace.UNKNOWN_CLASSES).params_total
+    params = pace.price(cfg).params_total
     moments = 2 if cfg.recipe.optimizer == "adamw" else 1
     every = cfg.recipe.checkpoint_every
     kept = min(cfg.runtime.keep_checkpoints, -(-cfg.recipe.steps // every)) if every else 1

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from moe_bench.config import Config, to_dict
 from moe_bench.launch.python import this_program
-from moe_bench.model.cost import cost
+from moe_bench.model.cost import Cost, cost
 
 BUDGET_S = 10.0
 """Of measuring before a sweep, loading torch included; what is not measured by then follows by FLOPs."""
@@ -19,10 +19,14 @@ UNKNOWN_CLASSES = 1000
 """Of data whose number of classes is not among the settings: the head is a small part of a model."""
 
 
+def price(cfg: Config) -> Cost:
+    """What a run costs by arithmetic, before its pictures are looked at."""
+    return cost(cfg.model, cfg.router, cfg.capacity, cfg.data.num_classes or UNKNOWN_CLASSES)
+
+
 def training_flops(cfg: Config) -> float:
     """Of one image, forward and backward."""
-    classes = cfg.data.num_classes or UNKNOWN_CLASSES
-    return cost(cfg.model, cfg.router, cfg.capacity, classes).flops_per_image_training
+    return price(cfg).flops_per_image_training
 
 
 def image_seconds(configs: Sequence[Config]) -> tuple[list[float] | None, int]:
