@@ -60,6 +60,11 @@ class Row:
         """Runs of one seed, as a copied folder makes them, are one value: they are no evidence of each other."""
         return self._by_seed(lambda run: run.number(figure))
 
+    def lead(self, other: Row, figure: str) -> dict[int | None, float]:
+        """By how much it is ahead of ``other``, by seed; of the seeds that both have."""
+        ours, theirs = self.by_seed(figure), other.by_seed(figure)
+        return {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
+
     def cost(self, price: Price) -> Mean | None:
         """Over the seeds that counted it."""
         return mean_of(list(self._by_seed(price.of).values()))

@@ -48,8 +48,7 @@ def paper_tables(section: Section, published: Published | None = None) -> list[T
 
 def gap(row: Row, reference: Row, figure: str) -> Mean | None:
     """Mean of the differences ``row`` - ``reference`` over the seeds that both have; None if they share none."""
-    ours, theirs = row.by_seed(figure), reference.by_seed(figure)
-    return mean_of([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
+    return mean_of(list(row.lead(reference, figure).values()))
 
 
 def _rows(section: Section, model: str, published: Published | None) -> list[Row]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from moe_bench.monitor.units import MISSING, significant
 from moe_bench.report.evidence import ALPHA, FEWEST_SEEDS, Evidence, weigh
@@ -12,6 +11,7 @@ from moe_bench.report.groups import Row, Section
 from moe_bench.report.price import Price
 from moe_bench.report.tables import Table
 
+FIGURE = "val/prec1"
 NAMED = 3  # so many rivals are named; more are counted
 NOTE = (
     "The best of many by few seeds is flattered by chance. Behind: to the most accurate, paired over seeds, with its "
@@ -88,12 +88,11 @@ def recommendation_lines(sections: Sequence[Section]) -> list[str]:
 
 
 def _recommend(model: str, rows: Sequence[Row], price: Price) -> Recommendation:
-    usable = [(row, a.mean, c.mean) for row in rows if (a := row.mean("val/prec1")) and (c := row.cost(price))]
+    usable = [(row, a.mean, c.mean) for row in rows if (a := row.mean(FIGURE)) and (c := row.cost(price))]
     usable.sort(key=lambda entry: (-entry[1], entry[2]))
     best = usable[0][0] if usable else None
     candidates = [
-        Candidate(_name(row), 100 * accuracy, cost, len(_by_seed(row)), _behind(best, row))
-        for row, accuracy, cost in usable
+        Candidate(_name(row), 100 * accuracy, cost, _seeds(row), _behind(best, row)) for row, accuracy, cost in usable
     ]
     return Recommendation(model, price, candidates)
 
@@ -101,16 +100,12 @@ def _recommend(model: str, rows: Sequence[Row], price: Price) -> Recommendation:
 def _behind(best: Row | None, row: Row) -> Evidence | None:
     if best is None or best is row:
         return None
-    ours, theirs = _by_seed(best), _by_seed(row)
-    return weigh({("best", seed): 100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs})
+    return weigh({("best", seed): 100 * lead for seed, lead in best.lead(row, FIGURE).items() if seed is not None})
 
 
-def _by_seed(row: Row) -> dict[int, float]:
-    found: dict[int, list[float]] = {}
-    for run in row.runs:
-        if run.seed is not None and (value := run.number("val/prec1")) is not None:
-            found.setdefault(run.seed, []).append(value)
-    return {seed: fmean(values) for seed, values in found.items()}
+def _seeds(row: Row) -> int:
+    """That have an accuracy; a run that does not say its seed is none."""
+    return len(row.by_seed(FIGURE).keys() - {None})
 
 
 def _name(row: Row) -> str:

@@ -20,8 +20,7 @@ PALEST = 0.35  # of a router's colour in the bars of the smallest capacity
 
 def gain(row: Row, dense: Row, figure: str) -> Mean | None:
     """Over the seeds that both have, in points; None where they share none."""
-    ours, theirs = row.by_seed(figure), dense.by_seed(figure)
-    return mean_of([100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs])
+    return mean_of([100 * lead for lead in row.lead(dense, figure).values()])
 
 
 def draw_gains(rows: Sequence[Row], columns: Sequence[Column], looks: Mapping[tuple[str, str], Look]) -> Figure | None:
