@@ -11,7 +11,7 @@ from moe_bench.report.claims import CLAIMS, COST, Claim, margin, over_dense
 from moe_bench.report.collect import Run
 from moe_bench.report.evidence import ALPHA, MOST_SEEDS, Evidence, holm, seeds_needed, weigh
 from moe_bench.report.groups import ROUTER_ORDER
-from moe_bench.report.pairs import Pair, label, pairs
+from moe_bench.report.pairs import Pair, candidates, label, pairs
 from moe_bench.report.price import FLOPS, Price, days, device
 from moe_bench.report.tables import probe_columns
 
@@ -20,6 +20,7 @@ NIL = 0.1
 """Points. A difference shown to be smaller than this is none."""
 
 Value = Callable[[Run], float | None]
+Paired = Sequence[tuple[Claim, Sequence[Pair]]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Finding:
     flops_ratio: float | None
     unfinished: int  # runs of either side that failed or diverged, and count nowhere
     more: str  # seeds, in words
+    paired: Sequence[Pair] = ()  # all that it is about, also those without the figure
 
 
 def figures_of(runs: Sequence[Run]) -> list[str]:
@@ -48,9 +50,14 @@ def findings(runs: Sequence[Run]) -> list[Finding]:
     """First the question about the dense model, router by router, then the paper's claims; per metric."""
     dense = _dense_claims(runs)
     accuracy, cost = [c for c in CLAIMS if c.of != COST], [c for c in CLAIMS if c.of == COST]
-    price = price_of(runs)
-    found = [_judged(dense, f, runs, price) + _judged(accuracy, f, runs, price) for f in figures_of(runs)]
-    return [finding for group in [*found, _judged(cost, price.figure, runs, price)] for finding in group]
+    price, among = price_of(runs), candidates(runs)
+
+    def paired(claims: Sequence[Claim]) -> Paired:
+        return [(claim, pairs(claim, among, price)) for claim in claims]
+
+    families = [paired(dense), paired(accuracy)]
+    found = [_judged(family, figure, runs, price) for figure in figures_of(runs) for family in families]
+    return [finding for group in [*found, _judged(paired(cost), price.figure, runs, price)] for finding in group]
 
 
 def price_of(runs: Sequence[Run]) -> Price:
@@ -71,19 +78,18 @@ def _dense_claims(runs: Sequence[Run]) -> list[Claim]:
     return [over_dense(router, capacity) for capacity, router in ordered if capacity is not None]
 
 
-def _judged(claims: Sequence[Claim], figure: str, runs: Sequence[Run], price: Price) -> list[Finding]:
+def _judged(paired: Paired, figure: str, runs: Sequence[Run], price: Price) -> list[Finding]:
     """One family of tests: Holm's correction is over it."""
-    paired = [pairs(claim, runs, price) for claim in claims]
-    drafts = [judge(claim, figure, of, lambda run: run.number(figure)) for claim, of in zip(claims, paired)]
+    drafts = [judge(claim, figure, of, lambda run: run.number(figure)) for claim, of in paired]
     corrected = holm([draft.p for draft in drafts])
     return [
         replace(
             _decide(draft, p),
-            cost_ratio=_ratio(of, price) if _one_device(of) else None,
-            flops_ratio=_ratio(of, FLOPS),
+            cost_ratio=_ratio(draft.paired, price) if _one_device(draft.paired) else None,
+            flops_ratio=_ratio(draft.paired, FLOPS),
             unfinished=_unfinished(draft.claim, runs),
         )
-        for draft, p, of in zip(drafts, corrected, paired)
+        for draft, p in zip(drafts, corrected)
     ]
 
 
@@ -101,7 +107,7 @@ def judge(claim: Claim, figure: str, paired: Sequence[Pair], value: Value) -> Fi
         found = [evidence] if evidence else []
         p = evidence.p if evidence else None
     contrary = [words for e in found for words, effect in e.by_setting.items() if _is_contrary(claim, figure, effect)]
-    return _decide(Finding(claim, figure, OPEN, "", evidence, p, contrary, None, None, 0, ""), p)
+    return _decide(Finding(claim, figure, OPEN, "", evidence, p, contrary, None, None, 0, "", paired), p)
 
 
 def _weigh(claim: Claim, paired: Sequence[Pair], value: Value) -> Evidence | None:

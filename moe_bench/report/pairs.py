@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -44,28 +44,44 @@ def blocks(runs: Iterable[Run]) -> list[list[Run]]:
     return sorted(found.values(), key=lambda group: -len(group))
 
 
-def pairs(claim: Claim, runs: Sequence[Run], price: Price = DEVICE_DAYS) -> list[Pair]:
-    """Every pair that ``claim`` is about. Finished runs with a seed only; of equal runs the first.
+@dataclass(frozen=True)
+class Candidates:
+    """Runs of one label that may be in a pair, each with the settings of its router; ``main`` are those of most."""
+
+    runs: list[tuple[Run, str]]
+    main: str
+
+
+def candidates(runs: Iterable[Run]) -> dict[str, Candidates]:
+    """Finished runs with a seed, by label: made once for the many claims that are asked of them."""
+    found: dict[str, list[tuple[Run, str]]] = {}
+    for run in runs:
+        if run.summary is not None and run.seed is not None:
+            found.setdefault(label(run), []).append((run, _variant(run)))
+    return {name: Candidates(of, _main(variant for _, variant in of)) for name, of in found.items()}
+
+
+def pairs(claim: Claim, among: Mapping[str, Candidates], price: Price = DEVICE_DAYS) -> list[Pair]:
+    """Every pair that ``claim`` is about; of equal runs the first.
 
     ``price`` says which other router is the dearest, where the claim is against that.
     """
-    finished = [run for run in runs if run.summary is not None and run.seed is not None]
-    chosen = _main_variants(finished)
-    found = [pair for names in claim.comparisons for pair in _pairs(claim, names, finished, chosen)]
+    found = [pair for names in claim.comparisons for pair in _pairs(claim, names, among)]
     return _against_dearest(found, price) if claim.dearest else found
 
 
-def _pairs(claim: Claim, names: tuple[str, str], runs: list[Run], chosen: dict[str, str]) -> list[Pair]:
+def _pairs(claim: Claim, names: tuple[str, str], among: Mapping[str, Candidates]) -> list[Pair]:
     same_router = names[0].removesuffix(PLAN) == names[1].removesuffix(PLAN)
     dense = "dense" in names
 
     def side(number: int) -> dict[tuple[str, int], Run]:
         found: dict[tuple[str, int], Run] = {}
-        for run in runs:
+        of = among.get(names[number], Candidates([], ""))
+        for run, variant in of.runs:
             asked = claim.capacities[number] if claim.capacities else run.capacity
-            right = label(run) == names[number] and (run.router == "dense" or run.capacity == asked)
-            if right and (same_router or _variant(run) == chosen[label(run)]):
-                found.setdefault((_place(run, claim, dense, same_router), run.seed or 0), run)
+            if (run.router == "dense" or run.capacity == asked) and (same_router or variant == of.main):
+                place = _place(run, claim, dense, variant if same_router else "")
+                found.setdefault((place, run.seed or 0), run)
         return found
 
     first, second = side(0), side(1)
@@ -74,12 +90,11 @@ def _pairs(claim: Claim, names: tuple[str, str], runs: list[Run], chosen: dict[s
     return [Pair(_words(first[key], names, claim, varying), names, key[1], first[key], second[key]) for key in both]
 
 
-def _place(run: Run, claim: Claim, dense: bool, same_router: bool) -> str:
+def _place(run: Run, claim: Claim, dense: bool, variant: str) -> str:
     """Everything in which the two sides must be equal."""
     apart = ONLY_EXPERTS if dense else ("capacity.factor",)
     kept = {k: v for k, v in run.science.items() if k != "seed" and not k.startswith(("router.", *apart))}
     capacity = None if dense or claim.capacities else run.capacity
-    variant = _variant(run) if same_router else ""
     return json.dumps([run.model, capacity, variant, kept], sort_keys=True, default=str)
 
 
@@ -89,12 +104,10 @@ def _variant(run: Run) -> str:
     return json.dumps(router, sort_keys=True, default=str)
 
 
-def _main_variants(runs: list[Run]) -> dict[str, str]:
+def _main(variants: Iterable[str]) -> str:
     """Of the settings that a router was tried with, those of most runs; the fewest settings where as many."""
-    counted: dict[str, Counter[str]] = {}
-    for run in runs:
-        counted.setdefault(label(run), Counter())[_variant(run)] += 1
-    return {name: max(count, key=lambda v: (count[v], -len(v), v)) for name, count in counted.items()}
+    count = Counter(variants)
+    return max(count, key=lambda v: (count[v], -len(v), v))
 
 
 def _varying(runs: list[Run]) -> list[str]:

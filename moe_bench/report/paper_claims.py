@@ -7,7 +7,7 @@ from pathlib import Path
 from moe_bench.report.claims import COST, Claim
 from moe_bench.report.collect import Run
 from moe_bench.report.findings import Finding, judge
-from moe_bench.report.pairs import pairs
+from moe_bench.report.pairs import candidates, pairs
 from moe_bench.report.paper import Published
 from moe_bench.report.price import DEVICE_DAYS
 
@@ -27,7 +27,7 @@ def in_the_paper(claim: Claim, figure: str, runs: list[Run]) -> Finding:
         figure = DEVICE_DAYS.figure
     elif figure.startswith("probe/"):
         figure = "probe/imagenet/10shot"
-    return judge(claim, figure, pairs(claim, runs), lambda run: run.number(figure))
+    return judge(claim, figure, pairs(claim, candidates(runs)), lambda run: run.number(figure))
 
 
 def _run(model: str, router: str, capacity: float, row: dict[str, str]) -> Run:

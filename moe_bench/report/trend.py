@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from moe_bench.report.collect import Run
 from moe_bench.report.figures.history import Points, validations
 from moe_bench.report.findings import OPEN, Finding, Value, judge
-from moe_bench.report.pairs import pairs
 
 Curves = Mapping[str, Points]
 """A run's name → step → prec@1."""
@@ -33,12 +32,11 @@ def curves(runs: Sequence[Run]) -> Curves:
     return {run.name: validations(run, "step") for run in runs if run.summary is not None}
 
 
-def trend(finding: Finding, runs: Sequence[Run], of: Curves) -> list[Moment]:
+def trend(finding: Finding, of: Curves) -> list[Moment]:
     """The verdict at each step at which all its runs were validated."""
-    paired = pairs(finding.claim, runs)
-    steps = [set(of.get(run.name, {})) for pair in paired for run in (pair.first, pair.second)]
+    steps = [set(of.get(run.name, {})) for pair in finding.paired for run in (pair.first, pair.second)]
     shared = sorted(map(int, set.intersection(*steps))) if steps else []
-    judged = [(step, judge(finding.claim, "val/prec1", paired, _at(of, step))) for step in shared]
+    judged = [(step, judge(finding.claim, "val/prec1", finding.paired, _at(of, step))) for step in shared]
     return [Moment(step, f.evidence.effect, f.evidence.half, f.verdict) for step, f in judged if f.evidence]
 
 

@@ -41,7 +41,7 @@ def judged(runs: Sequence[Run]) -> list[Block]:
 
 def _block(runs: list[Run]) -> Block:
     found, of = findings(runs), curves(runs)
-    trends = {f.claim.name: trend(f, runs, of) for f in found if f.figure == "val/prec1" and f.evidence}
+    trends = {f.claim.name: trend(f, of) for f in found if f.figure == "val/prec1" and f.evidence}
     return Block(runs[0].data, length(runs[0]), _pictures(runs[0]), price_of(runs), found, trends)
 
 

@@ -157,7 +157,7 @@ def test_a_finding_appears_where_its_verdict_stays(tmp_path: Path) -> None:
         (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows) + '{"step": 700, "val/pr')
     runs = collect(tmp_path).runs
     found = finding(tmp_path, "sinkhorn-over-softmax")
-    moments = trend(found, runs, curves(runs))
+    moments = trend(found, curves(runs))
     assert [moment.verdict for moment in moments] == [OPEN, HOLDS, HOLDS]
     assert appears(found, moments) == 400
 
