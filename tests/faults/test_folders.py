@@ -124,7 +124,9 @@ def test_row_43_a_run_folder_that_is_taken_away_is_exit_code_4_and_is_not_made_a
 
     def step(self: LitViT, batch: Any, batch_idx: int) -> Any:
         if self.trainer.global_step == 2:
-            shutil.rmtree(only_run(here)) if how == "deleted" else only_run(here).rename(here / "moved")
+            only_run(here).rename(here / "moved")
+            if how == "deleted":  # moved first: a save is being written, and rmtree stumbles over its files
+                shutil.rmtree(here / "moved")
         return real(self, batch, batch_idx)
 
     monkeypatch.setattr(LitViT, "training_step", step)
