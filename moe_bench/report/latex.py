@@ -1,4 +1,4 @@
-"""A table as LaTeX: a float to ``\\input``, for the package booktabs. No name of a run can be a command in it."""
+"""A table as LaTeX: a float to ``\\input``, with booktabs and graphicx. No name of a run can be a command in it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ _SPECIAL = {
     "✓": r"$\surd$",
     "✗": r"$\times$",
 }
+FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+"""A table as it is, or made smaller to the width of the text where it is wider."""
 KNOWN = 0x180  # Latin letters below this code are in every font
 
 
@@ -40,18 +42,19 @@ def latex(table: Table) -> str:
         rows += [r"\addlinespace"] if number in table.breaks else []
         rows.append(_row(row))
     lines = [
-        r"% needs \usepackage{booktabs}",
+        r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{escape(table.title)}}}",
         rf"\label{{tab:{table.name}}}",
+        FITTED,
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         _row(table.headings),
         r"\midrule",
         *rows,
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         *(rf"\par\footnotesize {escape(note)}" for note in table.notes),
         r"\end{table}",
     ]
