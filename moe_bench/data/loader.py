@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
@@ -68,16 +69,33 @@ class BatchLoader(DataLoader[Batch]):
                 if self._on_bad is not None and len(batch["bad"]):
                     self._on_bad(batch["bad"].tolist())
                 yield batch
-        except RuntimeError as error:
-            if str(error).startswith("DataLoader timed out"):
-                raise WorkerLostError(_stuck(batches, self.timeout)) from error
-            found = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", str(error))
-            if not found:
+        except (ConnectionError, EOFError, RuntimeError) as error:
+            told = _lost(batches, error, self.timeout)
+            if told is None:
                 raise
-            raise WorkerLostError(
-                f"a data process died (pid {found[1]}), most often because memory ran out; "
-                "lower runtime.workers or runtime.device_batch"
-            ) from error
+            raise WorkerLostError(told) from error
+
+
+def _lost(batches: Any, error: Exception, waited_s: float) -> str | None:
+    """What is told if ``error`` means that a data process is lost: torch's own words, or a batch that it took along."""
+    if str(error).startswith("DataLoader timed out"):
+        return _stuck(batches, waited_s)
+    found = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", str(error))
+    pids = found[1] if found else "" if isinstance(error, RuntimeError) else _dead(batches)
+    if not pids:
+        return None
+    return (
+        f"a data process died (pid {pids}), most often because memory ran out; "
+        "lower runtime.workers or runtime.device_batch"
+    )
+
+
+def _dead(batches: Any) -> str:
+    """Data processes that have ended, within a moment: one that is killed closes its connections first."""
+    processes = getattr(batches, "_workers", [])
+    if processes:
+        wait([process.sentinel for process in processes], timeout=1)
+    return ", ".join(str(process.pid) for process in processes if not process.is_alive())
 
 
 def _stuck(batches: Any, waited_s: float) -> str:

@@ -80,6 +80,21 @@ def test_a_killed_worker_is_told_in_plain_words(index: ShardIndex, monkeypatch: 
         list(BatchLoader(deadly, InOrder(np.arange(7), 2, 2), workers=1))
 
 
+def test_row_27_a_worker_that_took_its_batch_along_is_told_likewise(index: ShardIndex) -> None:
+    before = multiprocessing.active_children()
+    batches = iter(BatchLoader(Pictures(index, evaluation_transform(8), 8), InOrder(np.arange(7), 2, 2), workers=1))
+    next(batches)
+    time.sleep(0.5)  # the next batches are announced, and their memory is still the worker's to hand over
+    unheard = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler may come later than the broken connection
+    try:
+        (worker,) = set(multiprocessing.active_children()) - set(before)
+        worker.kill()
+        with pytest.raises(WorkerLostError, match=rf"a data process died \(pid {worker.pid}\)"):
+            next(batches)
+    finally:
+        signal.signal(signal.SIGCHLD, unheard)
+
+
 class Stuck(Pictures):
     def batch(self, requests: object) -> Batch:
         time.sleep(3600)
