@@ -77,6 +77,7 @@ def _group(cfg: Config, rank: Rank) -> AbstractContextManager[Alone]:
 def _train(cfg: Config, folder: RunFolder, start: Start, console: Console, group: Alone) -> float | None:
     with console.status("loading …"):  # only now, so that a finished run is skipped and mistakes are told before torch
         from moe_bench import build, result, room
+        from moe_bench.data.loader import naming_lost_workers
         from moe_bench.monitor.header import header
         from moe_bench.monitor.summary import summary_view
         from moe_bench.training.stop import StopSignals
@@ -102,7 +103,7 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console, group
         facts = result.facts(cfg, at, found, costs, pieces, weights, note=note, folder=where, about_s=about_s)
         console.print(header(facts, console.width), soft_wrap=True)
         try:
-            with room.explaining_shortage(cfg, costs, pieces):
+            with room.explaining_shortage(cfg, costs, pieces), naming_lost_workers():
                 fit.trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
             summary = result.summary(cfg, at, found, costs, fit.measures, rehearsed) | module.figures()
             folder.finish(summary)

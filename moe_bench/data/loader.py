@@ -6,7 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import wait
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -22,6 +22,7 @@ from moe_bench.data.index import ShardIndex
 from moe_bench.errors import MoeBenchError, WorkerLostError
 
 MAX_WORKERS = 8
+_DIED = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)")
 
 
 def default_workers(devices: int = 1) -> int:
@@ -80,10 +81,26 @@ def _lost(batches: Any, error: Exception, waited_s: float) -> str | None:
     """What is told if ``error`` means that a data process is lost: torch's own words, or a batch that it took along."""
     if str(error).startswith("DataLoader timed out"):
         return _stuck(batches, waited_s)
-    found = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", str(error))
-    pids = found[1] if found else "" if isinstance(error, RuntimeError) else _dead(batches)
-    if not pids:
-        return None
+    if isinstance(error, RuntimeError):
+        found = _DIED.search(str(error))
+        return _died(found[1]) if found else None
+    pids = _dead(batches)
+    return _died(pids) if pids else None
+
+
+@contextmanager
+def naming_lost_workers() -> Iterator[None]:
+    """Tell the death of a data process as what it is wherever it is noticed: torch raises on a signal, in any line."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = _DIED.search(str(error))
+        if not found:
+            raise
+        raise WorkerLostError(_died(found[1])) from error
+
+
+def _died(pids: str) -> str:
     return (
         f"a data process died (pid {pids}), most often because memory ran out; "
         "lower runtime.workers or runtime.device_batch"
@@ -93,8 +110,10 @@ def _lost(batches: Any, error: Exception, waited_s: float) -> str | None:
 def _dead(batches: Any) -> str:
     """Data processes that have ended, within a moment: one that is killed closes its connections first."""
     processes = getattr(batches, "_workers", [])
-    if processes:
-        wait([process.sentinel for process in processes], timeout=1)
+    for process in processes:
+        process.join(1)
+        if not process.is_alive():
+            break
     return ", ".join(str(process.pid) for process in processes if not process.is_alive())
 
 

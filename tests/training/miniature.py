@@ -18,6 +18,7 @@ from PIL import Image
 from moe_bench.config.schema import CapacityConfig, ModelConfig, RouterConfig, SparseRouterConfig
 from moe_bench.data.datamodule import ImageData
 from moe_bench.data.index import ShardIndex, open_split
+from moe_bench.data.loader import naming_lost_workers
 from moe_bench.data.make import Origin, Sample, write_dataset
 from moe_bench.data.sources import split_of
 from moe_bench.model import from_config
@@ -140,7 +141,8 @@ def train(
         )
         ran = Ran(module, trainer, validation)
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint)
+            with naming_lost_workers():
+                trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint)
         except BaseException as error:
             ran.error = error
         return ran
