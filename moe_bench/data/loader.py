@@ -64,28 +64,21 @@ class BatchLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         batches: Any = super().__iter__()
         try:
-            for batch in batches:
-                if isinstance(batch, MoeBenchError):
-                    raise batch
-                if self._on_bad is not None and len(batch["bad"]):
-                    self._on_bad(batch["bad"].tolist())
-                yield batch
-        except (ConnectionError, EOFError, RuntimeError) as error:
-            told = _lost(batches, error, self.timeout)
-            if told is None:
+            with naming_lost_workers():
+                for batch in batches:
+                    if isinstance(batch, MoeBenchError):
+                        raise batch
+                    if self._on_bad is not None and len(batch["bad"]):
+                        self._on_bad(batch["bad"].tolist())
+                    yield batch
+        except (ConnectionError, EOFError) as error:  # a batch that its process took along
+            if not (pids := _dead(batches)):
                 raise
-            raise WorkerLostError(told) from error
-
-
-def _lost(batches: Any, error: Exception, waited_s: float) -> str | None:
-    """What is told if ``error`` means that a data process is lost: torch's own words, or a batch that it took along."""
-    if str(error).startswith("DataLoader timed out"):
-        return _stuck(batches, waited_s)
-    if isinstance(error, RuntimeError):
-        found = _DIED.search(str(error))
-        return _died(found[1]) if found else None
-    pids = _dead(batches)
-    return _died(pids) if pids else None
+            raise WorkerLostError(_died(pids)) from error
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader timed out"):
+                raise
+            raise WorkerLostError(_stuck(batches, self.timeout)) from error
 
 
 @contextmanager
