@@ -14,6 +14,7 @@ import torch
 
 from moe_bench.bench.timing import Call, stopwatch
 from moe_bench.errors import ConfigError
+from moe_bench.model import pages
 
 
 def find_device(asked: str) -> torch.device:
@@ -102,6 +103,7 @@ def _allocated_peak(call: Call) -> int:
 
 def _resident_peak(call: Call) -> int:
     gc.collect()
+    pages.give_back()
     with suppress(AttributeError):  # only glibc keeps what is free
         ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is what there is now

@@ -13,6 +13,7 @@ from moe_bench.model import pages
 resource = pytest.importorskip("resource", reason="page faults are counted on Unix only")
 SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 LARGE = (3, pages.WORTH_IT)
+needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
 
 
 def faults() -> int:
@@ -42,12 +43,43 @@ def test_it_is_an_ordinary_tensor_of_the_shape_asked_for(shape: tuple[int, ...],
     assert torch.equal(tensor.fill_(3), torch.full(shape, 3, dtype=dtype))
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
-def test_its_memory_lives_as_long_as_a_view_of_it_and_no_longer() -> None:
+@needs_proc
+def test_its_memory_lives_as_long_as_a_view_of_it_and_can_then_be_given_back() -> None:
     gc.collect()
+    pages.give_back()
     before = resident()
     row = pages.empty(LARGE, torch.uint8).fill_(7)[1]
     assert resident() - before >= 3 * pages.WORTH_IT // 4096 - 100
+    pages.give_back()
     assert (row == 7).all()
     del row
+    pages.give_back()
     assert resident() - before < pages.WORTH_IT // 4096
+
+
+def test_the_next_tensor_of_its_size_has_the_memory_of_one_that_is_gone() -> None:
+    pages.give_back()
+    first = pages.empty(LARGE, torch.uint8)
+    place = first.data_ptr()
+    second = pages.empty(LARGE, torch.uint8)
+    assert second.data_ptr() != place
+    del first
+    first = pages.empty((3, pages.WORTH_IT // 4), torch.float32)
+    assert first.data_ptr() == place
+    before = faults()
+    first.zero_()
+    assert faults() - before < 100
+
+
+@needs_proc
+def test_memory_kept_never_adds_to_the_most_that_was_in_use() -> None:
+    pages.give_back()
+    before = resident()
+    held = [pages.empty(LARGE, torch.uint8).zero_() for _ in range(2)]
+    most = resident() - before
+    del held
+    for sixteenth in range(1, 16):  # other sizes, of which none fits what is kept
+        pages.empty((3, pages.WORTH_IT * (1 + sixteenth) // 16), torch.uint8).zero_()
+        assert resident() - before <= most + 1000
+    pages.give_back()
+    assert resident() - before < 1000
