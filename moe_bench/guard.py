@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -12,13 +13,16 @@ from pathlib import Path
 from types import FrameType
 
 from moe_bench import interrupt, ranks
-from moe_bench.errors import EXIT_SIGINT, MoeBenchError, OwnCodeError
+from moe_bench.errors import EXIT_SIGINT, MoeBenchError, OwnCodeError, WorkerLostError
 from moe_bench.secrets import redact
 
 DEBUG_VARIABLE = "MOE_BENCH_DEBUG"
 """Environment variable: 1 prints tracebacks."""
 
 EXIT_SIGPIPE = 141
+
+_DIED = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)")
+"""How torch tells of data processes that ended by a signal."""
 
 
 def guarded(action: Callable[[], int], folder: Path | None = None) -> int:
@@ -29,7 +33,8 @@ def guarded(action: Callable[[], int], folder: Path | None = None) -> int:
         folder: where the traceback of a bug belongs, if the folder exists by then; else it goes to a temporary file.
     """
     try:
-        code = action()
+        with naming_lost_workers():
+            code = action()
         sys.stdout.flush()
         return code
     except OwnCodeError as error:
@@ -59,6 +64,25 @@ def _end(message: str, code: int, everywhere: bool = False) -> int:
     elif rank == "0" or not everywhere:
         print(f"moe-bench: {message}", file=sys.stderr)
     return code
+
+
+@contextmanager
+def naming_lost_workers() -> Iterator[None]:
+    """Tell the death of a data process as what it is wherever it is noticed: torch raises on a signal, in any line."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = _DIED.search(str(error))
+        if not found:
+            raise
+        raise worker_died(found[1]) from error
+
+
+def worker_died(pids: str) -> WorkerLostError:
+    return WorkerLostError(
+        f"a data process died (pid {pids}), most often because memory ran out; "
+        "lower runtime.workers or runtime.device_batch"
+    )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from moe_bench.config import Config, run_id, science, to_dict
 from moe_bench.config.argv import as_typed
 from moe_bench.config.here import refuse_what_is_missing
 from moe_bench.config.plugins import blaming_own_code
+from moe_bench.guard import naming_lost_workers
 from moe_bench.monitor.atomic import read_json
 from moe_bench.monitor.console import make_console
 from moe_bench.monitor.folder import RunFolder, Start
@@ -77,7 +78,6 @@ def _group(cfg: Config, rank: Rank) -> AbstractContextManager[Alone]:
 def _train(cfg: Config, folder: RunFolder, start: Start, console: Console, group: Alone) -> float | None:
     with console.status("loading …"):  # only now, so that a finished run is skipped and mistakes are told before torch
         from moe_bench import build, result, room
-        from moe_bench.data.loader import naming_lost_workers
         from moe_bench.monitor.header import header
         from moe_bench.monitor.summary import summary_view
         from moe_bench.training.stop import StopSignals

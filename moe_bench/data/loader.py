@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
@@ -20,9 +19,9 @@ from moe_bench.data.dataset import Batch, Pictures, Request
 from moe_bench.data.decode import MAX_PIXELS, evaluation_transform, squeeze_transform
 from moe_bench.data.index import ShardIndex
 from moe_bench.errors import MoeBenchError, WorkerLostError
+from moe_bench.guard import naming_lost_workers, worker_died
 
 MAX_WORKERS = 8
-_DIED = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)")
 
 
 def default_workers(devices: int = 1) -> int:
@@ -74,39 +73,17 @@ class BatchLoader(DataLoader[Batch]):
         except (ConnectionError, EOFError) as error:  # a batch that its process took along
             if not (pids := _dead(batches)):
                 raise
-            raise WorkerLostError(_died(pids)) from error
+            raise worker_died(pids) from error
         except RuntimeError as error:
             if not str(error).startswith("DataLoader timed out"):
                 raise
             raise WorkerLostError(_stuck(batches, self.timeout)) from error
 
 
-@contextmanager
-def naming_lost_workers() -> Iterator[None]:
-    """Tell the death of a data process as what it is wherever it is noticed: torch raises on a signal, in any line."""
-    try:
-        yield
-    except RuntimeError as error:
-        found = _DIED.search(str(error))
-        if not found:
-            raise
-        raise WorkerLostError(_died(found[1])) from error
-
-
-def _died(pids: str) -> str:
-    return (
-        f"a data process died (pid {pids}), most often because memory ran out; "
-        "lower runtime.workers or runtime.device_batch"
-    )
-
-
 def _dead(batches: Any) -> str:
     """Data processes that have ended, within a moment: one that is killed closes its connections first."""
     processes = getattr(batches, "_workers", [])
-    for process in processes:
-        process.join(1)
-        if not process.is_alive():
-            break
+    wait([process.sentinel for process in processes], timeout=1)
     return ", ".join(str(process.pid) for process in processes if not process.is_alive())
 
 

@@ -16,6 +16,7 @@ from moe_bench.data.decode import evaluation_transform
 from moe_bench.data.index import ShardIndex, open_split
 from moe_bench.data.loader import BatchLoader, InOrder, default_workers, eval_loader
 from moe_bench.errors import DataError, WorkerLostError
+from moe_bench.guard import guarded
 from tests.data.shards import sample, write_shards, write_tar
 
 
@@ -93,6 +94,23 @@ def test_row_27_a_worker_that_took_its_batch_along_is_told_likewise(index: Shard
             next(batches)
     finally:
         signal.signal(signal.SIGCHLD, unheard)
+
+
+def test_row_27_a_death_noticed_between_batches_ends_any_command_in_plain_words(
+    index: ShardIndex, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> int:
+        before = multiprocessing.active_children()
+        batches = iter(BatchLoader(Pictures(index, evaluation_transform(8), 8), InOrder(np.arange(7), 2, 2), workers=1))
+        next(batches)
+        (worker,) = set(multiprocessing.active_children()) - set(before)
+        worker.kill()
+        for _ in range(100):  # torch's handler of the signal raises in here
+            time.sleep(0.1)
+        return 0
+
+    assert guarded(command) == WorkerLostError.exit_code == 7
+    assert capsys.readouterr().err.startswith("moe-bench: a data process died (pid ")
 
 
 class Stuck(Pictures):

@@ -18,9 +18,9 @@ from PIL import Image
 from moe_bench.config.schema import CapacityConfig, ModelConfig, RouterConfig, SparseRouterConfig
 from moe_bench.data.datamodule import ImageData
 from moe_bench.data.index import ShardIndex, open_split
-from moe_bench.data.loader import naming_lost_workers
 from moe_bench.data.make import Origin, Sample, write_dataset
 from moe_bench.data.sources import split_of
+from moe_bench.guard import naming_lost_workers
 from moe_bench.model import from_config
 from moe_bench.monitor.folder import RunFolder
 from moe_bench.monitor.jsonl import JsonlLogger
