@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
@@ -73,6 +73,7 @@ class BatchLoader(DataLoader[Batch]):
         except (ConnectionError, EOFError) as error:  # a batch that its process took along
             if not (pids := _dead(batches)):
                 raise
+            batches._shutdown_workers()  # or torch tells of the same death at any later moment
             raise worker_died(pids) from error
         except RuntimeError as error:
             if not str(error).startswith("DataLoader timed out"):
@@ -81,10 +82,12 @@ class BatchLoader(DataLoader[Batch]):
 
 
 def _dead(batches: Any) -> str:
-    """Data processes that have ended, within a moment: one that is killed closes its connections first."""
+    """Data processes that have ended, within a moment: one that is killed closes all its files first."""
     processes = getattr(batches, "_workers", [])
-    wait([process.sentinel for process in processes], timeout=1)
-    return ", ".join(str(process.pid) for process in processes if not process.is_alive())
+    until = time.monotonic() + 1
+    while not (dead := [process for process in processes if not process.is_alive()]) and time.monotonic() < until:
+        time.sleep(0.01)
+    return ", ".join(str(process.pid) for process in dead)
 
 
 def _stuck(batches: Any, waited_s: float) -> str:
