@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from moe_bench.cores import cores
 from moe_bench.data.bad import Tolerance
 from moe_bench.data.dataset import Batch, Pictures, Request
 from moe_bench.data.decode import MAX_PIXELS, evaluation_transform, squeeze_transform
@@ -26,8 +27,7 @@ MAX_WORKERS = 8
 
 def default_workers(devices: int = 1) -> int:
     """Data processes for each device of this machine: the cores shared out, one left to train."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(MAX_WORKERS, cores // devices - 1))
+    return max(0, min(MAX_WORKERS, cores() // devices - 1))
 
 
 class BatchLoader(DataLoader[Batch]):

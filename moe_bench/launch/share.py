@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from moe_bench.config import Config
+from moe_bench.cores import cores
 from moe_bench.errors import ConfigError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -36,7 +37,7 @@ def shares(jobs: int, configs: Sequence[Config], environ: Mapping[str, str] | No
         return [{VISIBLE: ",".join(gpus[i * devices : (i + 1) * devices])} for i in range(jobs)]
     if THREADS in env:  # as asked for
         return [{} for _ in range(jobs)]
-    return [{THREADS: str(max(1, _cores() // (jobs * devices)))} for _ in range(jobs)]
+    return [{THREADS: str(max(1, cores() // (jobs * devices)))} for _ in range(jobs)]
 
 
 def find_gpus(environ: Mapping[str, str]) -> list[str]:
@@ -51,7 +52,3 @@ def find_gpus(environ: Mapping[str, str]) -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in told.splitlines() if line.strip()]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

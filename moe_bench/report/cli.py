@@ -40,14 +40,17 @@ def _report(collection: Collection, out: Path | None, with_paper: bool) -> int:
     """Tables on the terminal, everything in the folder."""
     from moe_bench.report.answers import answer, lengths, short_tables
     from moe_bench.report.contents import report, result_tables, tables_of_the_paper
+    from moe_bench.report.figures import begin
     from moe_bench.report.folder import write_report
     from moe_bench.report.recommend import recommendation_lines
     from moe_bench.report.spreadsheet import all_rows
     from moe_bench.report.verdicts import as_json, judged
 
     console = make_console()
-    grouped, found = sections(collection.runs), judged(collection.runs)
+    grouped = sections(collection.runs)
     paper = published() if with_paper else None
+    figures = begin(grouped, paper)
+    found = judged(collection.runs)
     _print_some(console, result_tables(grouped), "tables")
     _print_some(console, tables_of_the_paper(grouped, paper) if paper else [], "of the paper's tables")
     _print_some(console, recommendation_lines(grouped), "recommendations")
@@ -63,7 +66,7 @@ def _report(collection: Collection, out: Path | None, with_paper: bool) -> int:
         console.print(Text(note, style="dim"))
     folder = out or collection.root / "report"
     extra = {"report.csv": all_rows(grouped), "findings.json": as_json(found, grouped)}
-    written = write_report(folder, report(collection, grouped, paper, found), extra)
+    written = write_report(folder, report(collection, grouped, paper, found, figures), extra)
     console.print(f"written: {folder / 'report.html'}, report.md and {len(written) - 2} more", soft_wrap=True)
     return 0
 

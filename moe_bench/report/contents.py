@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from moe_bench.report.answers import finding_parts, recommendation_parts
 from moe_bench.report.collect import Collection
 from moe_bench.report.evaluations import evaluation_table
-from moe_bench.report.figures import figures
 from moe_bench.report.groups import Section
 from moe_bench.report.listing import tally, torn_note
 from moe_bench.report.page import Heading, Page, Part, Text, with_file_names
@@ -28,9 +27,13 @@ HOW_TO_READ = (
 
 
 def report(
-    collection: Collection, sections: Sequence[Section], published: Published | None, found: Sequence[Block]
+    collection: Collection,
+    sections: Sequence[Section],
+    published: Published | None,
+    found: Sequence[Block],
+    figures: Callable[[], Sequence[Part]],
 ) -> Page:
-    """The recommendation, the findings, tables and figures, and last the runs that are in none."""
+    """The recommendation, the findings, tables and ``figures``, and last the runs that are in none."""
     parts: list[Part] = [
         Text(f"Folder {collection.root}: {tally(collection)}."),
         *recommendation_parts(sections),
@@ -43,7 +46,7 @@ def report(
         *map(Text, published.notes if published else []),
         *tables_of_the_paper(sections, published),
         Heading("Figures"),
-        *figures(sections, published),
+        *figures(),  # they may still be being drawn: nothing before this waits for them
         *_not_counted(collection, sections),
     ]
     return Page("moe-bench report", with_file_names(parts))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
@@ -51,6 +51,7 @@ class Row:
     capacity: float | None
     variant: str  # settings that tell it from a row of the same name
     runs: list[Run]
+    _by_figure: dict[str, dict[int | None, float]] = field(default_factory=dict, repr=False, compare=False)
 
     def mean(self, figure: str) -> Mean | None:
         """Over the seeds that have the figure."""
@@ -58,7 +59,9 @@ class Row:
 
     def by_seed(self, figure: str) -> dict[int | None, float]:
         """Runs of one seed, as a copied folder makes them, are one value: they are no evidence of each other."""
-        return self._by_seed(lambda run: run.number(figure))
+        if figure not in self._by_figure:  # each table and figure asks for the same few again
+            self._by_figure[figure] = self._by_seed(lambda run: run.number(figure))
+        return self._by_figure[figure]
 
     def lead(self, other: Row, figure: str) -> dict[int | None, float]:
         """By how much it is ahead of ``other``, by seed; of the seeds that both have."""

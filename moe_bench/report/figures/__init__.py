@@ -5,11 +5,12 @@ Of each section of runs that may be compared. They are drawn from summaries and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from matplotlib.figure import Figure as Drawing
 
-from moe_bench.report.evaluations import evaluated
+from moe_bench.report.evaluations import Evaluated, evaluated
 from moe_bench.report.figures.combine import draw_combine, pairs
 from moe_bench.report.figures.cost import draw_cost, published_points
 from moe_bench.report.figures.curves import draw_curves
@@ -18,6 +19,7 @@ from moe_bench.report.figures.health import draw_health
 from moe_bench.report.figures.history import BINS, PER_BIN
 from moe_bench.report.figures.lines import Histories
 from moe_bench.report.figures.over_settings import draw_evaluated, draw_shots, shots_of
+from moe_bench.report.figures.side_by_side import SideBySide
 from moe_bench.report.figures.style import capacity_words, encoded, looks, of_model, style
 from moe_bench.report.groups import Row, Section
 from moe_bench.report.page import Figure, Heading, Part, Text
@@ -35,48 +37,67 @@ THINNED = f"Training rows are means over {BINS} spans of the training, of about 
 PUBLISHED = {"val/prec1": (PREC1, "JFT-300M prec@1 (%)"), "10shot": (SHOTS, "ImageNet 10-shot (%)")}
 
 
-def figures(sections: Sequence[Section], paper: Published | None = None) -> list[Part]:
-    """Figures, headings between those of several sections, and in words what is not drawn and why."""
+Task = Callable[[], Part | None]
+"""Draws a figure or says why there is none; None: there is nothing to be said."""
+
+
+def begin(sections: Sequence[Section], paper: Published | None = None) -> Callable[[], list[Part]]:
+    """Begins to draw, beside the caller where there are cores for it; what it returns waits and gives the parts.
+
+    They are figures, headings between those of several sections, and in words what is not drawn and why.
+    """
+    begun = SideBySide([partial(_in_style, task) for task in _tasks(sections, paper)])
+    return lambda: [part for part in begun.results() if part is not None]
+
+
+def _in_style(task: Task) -> Part | None:
+    with style():
+        return task()
+
+
+def _tasks(sections: Sequence[Section], paper: Published | None) -> Iterator[Task]:
     having = sorted((section for section in sections if of_model(section.rows)), key=lambda section: -section.size)
     if not having:
-        return [Text("There are no figures: no run here has finished.")]
-    parts: list[Part] = []
-    with style():
-        for section in having[:MOST]:
-            parts += [Heading(section.title, 3)] if len(having) > 1 else []
-            parts += _of_section(section, paper)
+        yield partial(Text, "There are no figures: no run here has finished.")
+    for section in having[:MOST]:
+        if len(having) > 1:
+            yield partial(Heading, section.title, 3)
+        yield from _of_section(section, paper)
     if len(having) > MOST:
         few = f"the {MOST} largest of {len(having)} groups of runs that may be compared"
-        parts.append(Text(f"Figures are of {few}; for the others give report a folder with those runs only."))
-    return parts
+        yield partial(Text, f"Figures are of {few}; for the others give report a folder with those runs only.")
 
 
-def _of_section(section: Section, paper: Published | None) -> Iterator[Part]:
-    histories = Histories(section)
-    yield from _cost(section, paper)
-    yield _combine(section, histories)
-    yield _gains(section)
-    yield from _over_settings(section)
-    if histories:
-        yield from _over_training(section, histories)
-    else:
-        yield Text("No training curves: none of these runs has a metrics.jsonl that can be read.")
-
-
-def _cost(section: Section, paper: Published | None) -> Iterator[Part]:
-    """Figure 1, and Figure 2 for each probe."""
-    why = f"{section.price.note} " if section.price.note else ""
+def _of_section(section: Section, paper: Published | None) -> Iterator[Task]:
+    histories, found = Histories(section), evaluated(section)
+    models = of_model(section.rows)
     for number, column in enumerate(_scores(section)):
-        what = column.heading.removesuffix(" %")
-        key, source = PUBLISHED.get(column.figure if not number else column.figure.rpartition("/")[2], ("", ""))
-        published = published_points(paper, key) if paper and key else None
-        yield _figure(
-            draw_cost(section.rows, column.figure, f"{what} (%)", published, source),
-            f"figure-2-{what}" if number else "figure-1",
-            f"Figure {2 if number else 1}: {what} against the cost of training",
-            f"The marker is the router, its area the capacity; grey: the Pareto front; dotted: dense. {why}{INTERVALS}",
-            _best(section.rows, column),
-        )
+        yield partial(_cost, section, column, number, paper)
+    yield partial(_combine, section, histories)
+    yield partial(_gains, section)
+    for model, rows in models.items():
+        yield partial(_shots, section, model, rows)
+        yield partial(_evaluated, section, model, [one for one in found if one.row.model == model])
+    for model, rows in models.items() if histories else ():
+        yield partial(_curves, section, histories, model, rows)
+        yield partial(_routing, section, histories, model, rows)
+    if not histories:
+        yield partial(Text, "No training curves: none of these runs has a metrics.jsonl that can be read.")
+
+
+def _cost(section: Section, column: Column, number: int, paper: Published | None) -> Part:
+    """Figure 1, of the first score; Figure 2 of each other."""
+    why = f"{section.price.note} " if section.price.note else ""
+    what = column.heading.removesuffix(" %")
+    key, source = PUBLISHED.get(column.figure.rpartition("/")[2] if number else column.figure, ("", ""))
+    published = published_points(paper, key) if paper and key else None
+    return _figure(
+        draw_cost(section.rows, column.figure, f"{what} (%)", published, source),
+        f"figure-2-{what}" if number else "figure-1",
+        f"Figure {2 if number else 1}: {what} against the cost of training",
+        f"The marker is the router, its area the capacity; grey: the Pareto front; dotted: dense. {why}{INTERVALS}",
+        _best(section.rows, column),
+    )
 
 
 def _combine(section: Section, histories: Histories) -> Part:
@@ -111,37 +132,45 @@ def _gains(section: Section) -> Part:
     )
 
 
-def _over_training(section: Section, histories: Histories) -> Iterator[Part]:
-    look = looks(section.rows)
-    for model, rows in of_model(section.rows).items():
-        ended = [run for run in histories.ended if run.model == model]
-        drawn, crossings = draw_curves(rows, ended, histories, look)
-        said = f"{'; '.join(crossings)}. " if crossings else ""
-        caption = f"Means over seeds. {THINNED} {said}{INTERVALS}"
-        yield _figure(drawn, f"curves-{model}", f"Training of {model}", caption, _best(rows, UPSTREAM))
-        routing = draw_health(rows, histories, look)
-        if routing is not None:
-            caption = (
-                f"Means over the MoE layers and over seeds, of training steps. {THINNED} Under expert choice the load "
-                f"is fair by construction and not drawn. docs/telemetry.md says what each figure means. {INTERVALS}"
-            )
-            alt = f"Load, lost tokens and certainty of the routers of {model} over training."
-            yield _figure(routing, f"routing-{model}", f"Routing of {model} over training", caption, alt)
+def _shots(section: Section, model: str, rows: Sequence[Row]) -> Part | None:
+    """Curves over shots of a model that was probed with several numbers of them."""
+    shots = draw_shots(rows, looks(section.rows))
+    if shots is None:
+        return None
+    title = f"Few-shot accuracy of {model} over shots"
+    alt = f"Accuracy of {model} on {', '.join(shots_of(rows))} against the number of pictures a class."
+    return _figure(shots, f"shots-{model}", title, f"Means over seeds. {INTERVALS}", alt)
 
 
-def _over_settings(section: Section) -> Iterator[Part]:
-    """Curves over shots and over the capacity of evaluation, of each model that has several of them."""
-    look, found = looks(section.rows), evaluated(section)
-    for model, rows in of_model(section.rows).items():
-        if shots := draw_shots(rows, look):
-            title = f"Few-shot accuracy of {model} over shots"
-            alt = f"Accuracy of {model} on {', '.join(shots_of(rows))} against the number of pictures a class."
-            yield _figure(shots, f"shots-{model}", title, f"Means over seeds. {INTERVALS}", alt)
-        if drawn := draw_evaluated([one for one in found if one.row.model == model], look):
-            title = f"{model} evaluated at other capacities than that of its training"
-            caption = f"The same weights; a table under Results has the figures. {INTERVALS}"
-            alt = f"prec@1 of {model} against the capacity of evaluation, a curve a router."
-            yield _figure(drawn, f"evaluation-{model}", title, caption, alt)
+def _evaluated(section: Section, model: str, found: Sequence[Evaluated]) -> Part | None:
+    """Curves over the capacity of evaluation, of a model with several of them."""
+    drawn = draw_evaluated(found, looks(section.rows))
+    if drawn is None:
+        return None
+    title = f"{model} evaluated at other capacities than that of its training"
+    caption = f"The same weights; a table under Results has the figures. {INTERVALS}"
+    alt = f"prec@1 of {model} against the capacity of evaluation, a curve a router."
+    return _figure(drawn, f"evaluation-{model}", title, caption, alt)
+
+
+def _curves(section: Section, histories: Histories, model: str, rows: Sequence[Row]) -> Part:
+    ended = [run for run in histories.ended if run.model == model]
+    drawn, crossings = draw_curves(rows, ended, histories, looks(section.rows))
+    said = f"{'; '.join(crossings)}. " if crossings else ""
+    caption = f"Means over seeds. {THINNED} {said}{INTERVALS}"
+    return _figure(drawn, f"curves-{model}", f"Training of {model}", caption, _best(rows, UPSTREAM))
+
+
+def _routing(section: Section, histories: Histories, model: str, rows: Sequence[Row]) -> Part | None:
+    drawn = draw_health(rows, histories, looks(section.rows))
+    if drawn is None:
+        return None
+    caption = (
+        f"Means over the MoE layers and over seeds, of training steps. {THINNED} Under expert choice the load is fair "
+        f"by construction and not drawn. docs/telemetry.md says what each figure means. {INTERVALS}"
+    )
+    alt = f"Load, lost tokens and certainty of the routers of {model} over training."
+    return _figure(drawn, f"routing-{model}", f"Routing of {model} over training", caption, alt)
 
 
 def _scores(section: Section) -> list[Column]:

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from moe_bench.report.collect import collect
-from moe_bench.report.figures import figures
+from moe_bench.report.figures import begin
 from moe_bench.report.figures.combine import draw_combine, pairs
 from moe_bench.report.figures.cost import Point, cost_axis, draw_cost, front, points, published_points
 from moe_bench.report.figures.curves import draw_curves
@@ -185,7 +185,7 @@ def test_figure_3_pairs_runs_that_differ_in_the_combine_alone(tmp_path: Path) ->
 
 
 def test_all_figures_are_whole_files_and_what_is_missing_is_said(section: Section) -> None:
-    parts = figures([section], published())
+    parts = begin([section], published())()
     drawn = [part for part in parts if isinstance(part, Figure)]
     assert [part.name for part in drawn] == [
         "figure-1", "figure-2-digits 10-shot", "gains", "curves-tiny", "routing-tiny",
@@ -202,10 +202,10 @@ def test_all_figures_are_whole_files_and_what_is_missing_is_said(section: Sectio
 def test_only_the_largest_sections_are_drawn_and_the_number_is_told(tmp_path: Path) -> None:
     for i in range(6):
         add_run(tmp_path, data=f"set{i}")
-    parts = figures(sections(collect(tmp_path).runs))
+    parts = begin(sections(collect(tmp_path).runs))()
     assert len([part for part in parts if isinstance(part, Heading)]) == 4
     assert "4 largest of 6" in parts[-1].text
 
 
 def test_no_finished_run_gives_no_figure_and_says_so() -> None:
-    assert figures([]) == [Text("There are no figures: no run here has finished.")]
+    assert begin([])() == [Text("There are no figures: no run here has finished.")]
