@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from moe_bench.report.finding_tables import by_length, details, over_training, overview
 from moe_bench.report.findings import FAILS, HOLDS, Finding
-from moe_bench.report.groups import Section
 from moe_bench.report.page import Heading, Part, Text
-from moe_bench.report.recommend import candidates_table, recommendation_lines, recommended
+from moe_bench.report.recommend import Advice, candidates_table, recommendation_lines
 from moe_bench.report.tables import Table
 from moe_bench.report.verdicts import Block
 from moe_bench.report.wording import effect, is_dense
@@ -24,10 +23,10 @@ HOW_TO_READ = (
 )
 
 
-def recommendation_parts(sections: Sequence[Section]) -> list[Part]:
+def recommendation_parts(given: Advice) -> list[Part]:
     """A paragraph for each model, and all settings behind it in a table."""
-    lines = recommendation_lines(sections)
-    tables = [candidates_table(section.title, found) for section, found in recommended(sections)]
+    lines = recommendation_lines(given)
+    tables = [candidates_table(title, found) for title, found in given if found]
     return [Heading("Recommendation"), *map(Text, lines), *tables] if lines else []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -42,18 +43,19 @@ def _report(collection: Collection, out: Path | None, with_paper: bool) -> int:
     from moe_bench.report.contents import report, result_tables, tables_of_the_paper
     from moe_bench.report.figures import begin
     from moe_bench.report.folder import write_report
-    from moe_bench.report.recommend import recommendation_lines
+    from moe_bench.report.recommend import advice, recommendation_lines
     from moe_bench.report.spreadsheet import all_rows
     from moe_bench.report.verdicts import as_json, judged
 
+    gc.freeze()  # the runs are read and stay: looking through all of them again and again would take half a second
     console = make_console()
     grouped = sections(collection.runs)
     paper = published() if with_paper else None
     figures = begin(grouped, paper)
-    found = judged(collection.runs)
+    found, given = judged(collection.runs), advice(grouped)
     _print_some(console, result_tables(grouped), "tables")
     _print_some(console, tables_of_the_paper(grouped, paper) if paper else [], "of the paper's tables")
-    _print_some(console, recommendation_lines(grouped), "recommendations")
+    _print_some(console, recommendation_lines(given), "recommendations")
     answers: list[Table | str] = []
     for block in found:
         answers += [answer(block), *short_tables(block)]
@@ -65,8 +67,8 @@ def _report(collection: Collection, out: Path | None, with_paper: bool) -> int:
     for note in [*(paper.notes if paper else []), *torn_note(collection)]:
         console.print(Text(note, style="dim"))
     folder = out or collection.root / "report"
-    extra = {"report.csv": all_rows(grouped), "findings.json": as_json(found, grouped)}
-    written = write_report(folder, report(collection, grouped, paper, found, figures), extra)
+    extra = {"report.csv": all_rows(grouped), "findings.json": as_json(found, given)}
+    written = write_report(folder, report(collection, grouped, paper, given, found, figures), extra)
     console.print(f"written: {folder / 'report.html'}, report.md and {len(written) - 2} more", soft_wrap=True)
     return 0
 

@@ -12,6 +12,7 @@ from moe_bench.report.listing import tally, torn_note
 from moe_bench.report.page import Heading, Page, Part, Text, with_file_names
 from moe_bench.report.paper import Published
 from moe_bench.report.paper_tables import paper_tables
+from moe_bench.report.recommend import Advice
 from moe_bench.report.tables import Table, not_counted, result_table
 from moe_bench.report.verdicts import Block
 
@@ -30,13 +31,14 @@ def report(
     collection: Collection,
     sections: Sequence[Section],
     published: Published | None,
+    given: Advice,
     found: Sequence[Block],
     figures: Callable[[], Sequence[Part]],
 ) -> Page:
     """The recommendation, the findings, tables and ``figures``, and last the runs that are in none."""
     parts: list[Part] = [
         Text(f"Folder {collection.root}: {tally(collection)}."),
-        *recommendation_parts(sections),
+        *recommendation_parts(given),
         *finding_parts(found),
         Heading("Results"),
         *map(Text, HOW_TO_READ),

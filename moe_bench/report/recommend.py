@@ -64,6 +64,10 @@ class Recommendation:
         return sorted(kept, key=lambda c: c.cost)
 
 
+Advice = Sequence[tuple[str, Sequence[Recommendation]]]
+"""A section's title, what is recommended there."""
+
+
 def recommendations(section: Section) -> list[Recommendation]:
     """One a model with at least two rows. Rows without accuracy or cost are no candidates."""
     models = dict.fromkeys(row.model for row in section.rows)
@@ -72,19 +76,15 @@ def recommendations(section: Section) -> list[Recommendation]:
     return [recommendation for recommendation in found if len(recommendation.candidates) > 1]
 
 
-def recommended(sections: Sequence[Section]) -> list[tuple[Section, list[Recommendation]]]:
-    """Sections of which something can be said."""
-    return [(section, found) for section in sections if (found := recommendations(section))]
+def advice(sections: Sequence[Section]) -> Advice:
+    """Of each section, also of those of which nothing can be said."""
+    return [(section.title, recommendations(section)) for section in sections]
 
 
-def recommendation_lines(sections: Sequence[Section]) -> list[str]:
+def recommendation_lines(given: Advice) -> list[str]:
     """A paragraph for each section and model."""
-    several = len(sections) > 1
-    return [
-        (f"{section.title}: " if several else "") + in_words(one)
-        for section, found in recommended(sections)
-        for one in found
-    ]
+    several = len(given) > 1
+    return [(f"{title}: " if several else "") + in_words(one) for title, found in given for one in found]
 
 
 def _recommend(model: str, rows: Sequence[Row], price: Price) -> Recommendation:

@@ -11,10 +11,10 @@ from typing import Any
 from moe_bench.report.collect import Run
 from moe_bench.report.evidence import Evidence
 from moe_bench.report.findings import Finding, findings, price_of
-from moe_bench.report.groups import Section, length
+from moe_bench.report.groups import length
 from moe_bench.report.pairs import blocks
 from moe_bench.report.price import Price
-from moe_bench.report.recommend import recommendation_lines
+from moe_bench.report.recommend import Advice, recommendation_lines
 from moe_bench.report.trend import Moment, appears, curves, trend
 
 
@@ -51,7 +51,7 @@ def _pictures(run: Run) -> int:
     return prod(n if isinstance(n, int) else 0 for n in asked)
 
 
-def as_json(found: Sequence[Block], sections: Sequence[Section]) -> str:
+def as_json(found: Sequence[Block], given: Advice) -> str:
     """findings.json: the same for programs. Effects in points, of costs as natural logarithms of ratios."""
     value = {
         "format": 1,
@@ -59,7 +59,7 @@ def as_json(found: Sequence[Block], sections: Sequence[Section]) -> str:
             {"title": block.title, "cost": block.price.figure, "findings": [_plain(f, block) for f in block.findings]}
             for block in found
         ],
-        "recommendation": recommendation_lines(sections),
+        "recommendation": recommendation_lines(given),
     }
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 

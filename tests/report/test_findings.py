@@ -15,7 +15,7 @@ from moe_bench.report.findings import FAILS, HOLDS, OPEN, Finding, findings
 from moe_bench.report.groups import sections
 from moe_bench.report.paper import published
 from moe_bench.report.paper_claims import in_the_paper, published_runs
-from moe_bench.report.recommend import in_words, recommendations
+from moe_bench.report.recommend import advice, in_words, recommendations
 from moe_bench.report.tables import result_table
 from moe_bench.report.trend import appears, curves, trend
 from moe_bench.report.verdicts import as_json, judged
@@ -245,7 +245,7 @@ def test_findings_can_be_read_by_programs(tmp_path: Path) -> None:
     add(tmp_path, "softmax_tc", 0.7)
     add(tmp_path, "sinkhorn_tc", 0.75)
     runs = collect(tmp_path).runs
-    value = json.loads(as_json(judged(runs), sections(runs)))
+    value = json.loads(as_json(judged(runs), advice(sections(runs))))
     (entry,) = [
         f for f in value["blocks"][0]["findings"] if (f["claim"], f["metric"]) == ("sinkhorn-over-softmax", "val/prec1")
     ]

@@ -54,15 +54,17 @@ def _panel(
     moe = [row for row in rows if row.router != "dense"]
     names = list(dict.fromkeys((row.router, row.variant) for row in moe))
     thick = BAR / (BAR * len(sizes) + BETWEEN)
-    bars = []
+    bars, places, faces, edges = [], [], [], []
     for row in moe:
         if (found := gain(row, dense, figure)) is not None:
             i, key = sizes.index(row.capacity), (row.router, row.variant)
-            at = names.index(key) + (i - (len(sizes) - 1) / 2) * thick
-            colour = _shade(looks[key].colour, i, len(sizes))
-            axes.barh(at, found.mean, thick, color=colour, edgecolor=looks[key].colour, linewidth=0.5)
-            axes.errorbar([found.mean], [at], xerr=[found.half or math.nan], color=DARK, elinewidth=0.8, capsize=1.5)
             bars.append((found.mean, found.half))
+            places.append(names.index(key) + (i - (len(sizes) - 1) / 2) * thick)
+            faces.append(_shade(looks[key].colour, i, len(sizes)))
+            edges.append(looks[key].colour)
+    means, halves = [mean for mean, _ in bars], [half or math.nan for _, half in bars]
+    axes.barh(places, means, thick, color=faces, edgecolor=edges, linewidth=0.5)
+    axes.errorbar(means, places, xerr=halves, fmt="none", ecolor=DARK, elinewidth=0.8, capsize=1.5)
     axes.axvline(0, color=DARK, linewidth=0.7)
     axes.set_yticks(range(len(names)), [looks[name].label for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)

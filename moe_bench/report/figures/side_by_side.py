@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import multiprocessing
 import os
 import signal
@@ -39,9 +38,7 @@ class SideBySide(Generic[T]):
         self._numbers, sending = os.pipe()  # each is read by one process, which does that task
         os.write(sending, b"".join(i.to_bytes(BYTES, "big") for i in range(len(tasks))))
         os.close(sending)
-        gc.freeze()  # or a helper's first collection writes to all of the memory that it shares
         self._helpers = [self._helper() for _ in range(min(processes, len(tasks)) - 1)]
-        gc.unfreeze()
 
     def results(self) -> list[T]:
         """What the tasks returned, in their order."""
