@@ -35,6 +35,9 @@ from moe_bench.report.groups import Row
 from moe_bench.report.paper import DAYS, Published
 from moe_bench.report.price import FLOPS, Price, price
 
+FRONT: dict[str, Any] = {"color": GREY, "alpha": 0.4, "linewidth": 4, "solid_capstyle": "butt"}
+"""Broad and pale: it runs along the intervals of the points that it joins, which would hide a line."""
+
 PREFIXES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
 
 
@@ -119,7 +122,7 @@ def _panel(axes: Axes, found: list[Point], title: str, label: str) -> None:
         note(axes, "no values yet")
         return
     best = front(found)
-    axes.step([p.cost for p in best], [p.score for p in best], where="post", color=GREY, linewidth=0.9, zorder=1.5)
+    axes.step([p.cost for p in best], [p.score for p in best], where="post", zorder=1.4, **FRONT)
     _intervals(axes, found)
     for point in sorted(found, key=lambda point: -(point.capacity or 0)):  # small ones on top
         _draw(axes, point)
@@ -152,5 +155,5 @@ def _handles(rows: Sequence[Row], panels: Iterable[list[Point]]) -> list[Artist]
     sizes = dict.fromkeys([*capacities(row for row in rows if row.runs), *(p.capacity for p in shown if not p.dense)])
     circle: dict[str, Any] = {"marker": "o", "linestyle": "", "color": GREY, "markeredgewidth": 0}
     circles = [Line2D([], [], label=capacity_words(c), markersize=math.sqrt(area(c)), **circle) for c in sizes]
-    staircase = Line2D([], [], color=GREY, linewidth=0.9, label="Pareto front")
+    staircase = Line2D([], [], label="Pareto front", **FRONT)
     return [*by_look.values(), *(circles if len(circles) > 1 else []), staircase]
