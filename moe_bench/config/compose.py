@@ -16,10 +16,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from moe_bench.config.groups import CONFIG_NAME, Groups, conf_dir, user_dirs
+from moe_bench.config.launchers import LAUNCHERS
 from moe_bench.config.origin import Origin
 from moe_bench.config.overrides import parse
 from moe_bench.config.problems import Problem
-from moe_bench.config.schema import LAUNCHERS
 
 LAUNCHING = "hydra.launcher."
 """What a launcher's settings begin with."""

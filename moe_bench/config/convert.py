@@ -10,10 +10,11 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from moe_bench.config.launchers import Launcher
 from moe_bench.config.limits import LIMITS, PRINTABLE
 from moe_bench.config.plugins import ROUTERS, declared, is_own_affinity
 from moe_bench.config.problems import Problem, did_you_mean, show
-from moe_bench.config.schema import ROUTER_KINDS, WORDS, Config, Launcher, RouterConfig, SparseRouterConfig
+from moe_bench.config.schema import ROUTER_KINDS, WORDS, Config, RouterConfig, SparseRouterConfig
 from moe_bench.config.security import CODE_KEYS
 
 OUR_ROUTERS = (

@@ -12,9 +12,10 @@ from moe_bench.config.compose import LAUNCHING, Composition
 from moe_bench.config.convert import Conversion, to_launcher
 from moe_bench.config.groups import Groups, find_groups
 from moe_bench.config.identity import run_id
+from moe_bench.config.launchers import LAUNCHERS, Launcher, LocalLauncher
 from moe_bench.config.overrides import Overrides, parse, values_of
 from moe_bench.config.problems import Problem, raise_if_any
-from moe_bench.config.schema import LAUNCHERS, Config, Launcher, LocalLauncher
+from moe_bench.config.schema import Config
 from moe_bench.config.validate import draft, finish
 
 MOST_CELLS = 20_000

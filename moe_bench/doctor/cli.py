@@ -40,7 +40,7 @@ def run(argv: list[str]) -> int:
 
 def examine(asked: Plan) -> Iterator[Finding]:
     """The findings, the quick ones first."""
-    from moe_bench.config.schema import SlurmLauncher
+    from moe_bench.config.launchers import SlurmLauncher
     from moe_bench.doctor import machine, packages, pictures, services
 
     configs = list(asked.configs)

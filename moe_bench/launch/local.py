@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from moe_bench import parent
-from moe_bench.config.schema import LocalLauncher
+from moe_bench.config.launchers import LocalLauncher
 from moe_bench.errors import EXIT_SIGINT, EXIT_SIGTERM, SweepError
 from moe_bench.launch.cells import Cell
 from moe_bench.launch.outcome import Outcome, after, failures, table

@@ -17,7 +17,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from moe_bench.config.schema import SlurmLauncher
+from moe_bench.config.launchers import SlurmLauncher
 from moe_bench.errors import EXIT_SIGTERM, ConfigError
 from moe_bench.launch.cells import Cell
 from moe_bench.launch.local import say

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moe_bench.config.schema import SlurmLauncher
+from moe_bench.config.launchers import SlurmLauncher
 from moe_bench.config.sweep import Plan
 from moe_bench.errors import ConfigError
 from moe_bench.launch import local, slurm

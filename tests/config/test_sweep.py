@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_bench.config.schema import LocalLauncher, SlurmLauncher
+from moe_bench.config.launchers import LocalLauncher, SlurmLauncher
 from moe_bench.config.sweep import plan
 from moe_bench.errors import ConfigError
 

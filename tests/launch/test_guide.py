@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_bench.config.schema import LocalLauncher, SlurmLauncher
+from moe_bench.config.launchers import LocalLauncher, SlurmLauncher
 from moe_bench.config.sweep import Plan, plan
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text(encoding="utf-8")

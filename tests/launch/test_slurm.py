@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from moe_bench.config import load, run_id
-from moe_bench.config.schema import SlurmLauncher
+from moe_bench.config.launchers import SlurmLauncher
 from moe_bench.config.sweep import plan
 from moe_bench.errors import ConfigError
 from moe_bench.launch import slurm, sweep
