@@ -17,9 +17,10 @@ def square(i: int) -> int:
 
 @pytest.mark.parametrize("processes", [1, 2, 4, 9])
 def test_results_come_in_the_order_of_the_tasks_whoever_did_them(processes: int) -> None:
+    others = set(multiprocessing.active_children())  # a process of another test may not have ended yet
     begun = SideBySide([partial(square, i) for i in range(7)], processes)
     assert begun.results() == [0, 1, 4, 9, 16, 25, 36]
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
 
 
 def test_no_task_has_no_result() -> None:
