@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,8 +26,11 @@ GPUS: dict[str, tuple[float, float]] = {
     "RTX 4090": (165.2, 82.6),
     "RTX 3090": (71.0, 35.6),
 }
-"""TFLOP/s by the maker's data sheets, dense: bfloat16 with sums in float32, and float32 without TF32. The first name
-that is in the device's counts; 0 where it has no such units."""
+"""TFLOP/s by the maker's data sheets, dense: bfloat16 with sums in float32, and float32 without TF32. The first
+whose words are in the device's name counts; 0 where it has no such units."""
+
+ANOTHER = re.compile(r"\b(MIG|Laptop|Max-Q|D|Ti)\b")
+"""A slice of a device, or another device of almost the same name: no figure here is of it."""
 
 SIDE, ROUNDS = 512, 20
 
@@ -49,7 +53,7 @@ def peak(accelerator: str, name: str, precision: str) -> Peak:
     if accelerator == "cpu":
         threads = torch.get_num_threads()
         return Peak(measured(threads, bf16), f"measured: {words} products of {SIDE}×{SIDE}, {threads} thread(s)")
-    found = next((figures for known, figures in GPUS.items() if known.lower() in name.lower()), None)
+    found = _data_sheet(name)
     if found is None:
         return Peak(None, f"unknown: no data sheet of {name} at hand")
     if not bf16 and torch.get_float32_matmul_precision() != "highest":
@@ -58,6 +62,13 @@ def peak(accelerator: str, name: str, precision: str) -> Peak:
     return Peak(
         figure * TERA or None, f"data sheet of {name}: {words}" if figure else f"unknown: {name} has no {words}"
     )
+
+
+def _data_sheet(name: str) -> tuple[float, float] | None:
+    """By whole words: an L40 is no L4."""
+    if ANOTHER.search(name):
+        return None
+    return next((figures for known, figures in GPUS.items() if re.search(rf"\b{known}\b", name)), None)
 
 
 @lru_cache

@@ -22,6 +22,19 @@ def test_a_gpu_has_the_figures_of_its_data_sheet(name: str, precision: str, tera
     assert name in found.source
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA L40",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 3090 Ti",
+    ],
+)
+def test_a_device_of_almost_the_same_name_has_not_its_figures(name: str) -> None:
+    assert peak("gpu", name, "bf16-mixed") == Peak(None, f"unknown: no data sheet of {name} at hand")
+
+
 def test_what_is_not_known_is_absent_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak("gpu", "Tesla T4", "bf16-mixed") == Peak(None, "unknown: Tesla T4 has no bfloat16")
     assert peak("gpu", "Abacus 3000", "32-true") == Peak(None, "unknown: no data sheet of Abacus 3000 at hand")
