@@ -91,11 +91,12 @@ def _dead(batches: Any) -> str:
 
 
 def _stuck(batches: Any, waited_s: float) -> str:
-    """What is told of the data process whose turn it is; it is killed, for it would not hear that it is to end."""
+    """What is told of the data process whose turn it is; all are killed that do not hear that they are to end."""
     process = batches._workers[batches._task_info[batches._rcvd_idx][0]]
     batches._shutdown_workers()
-    process.kill()
-    process.join(1)
+    for one in batches._workers:
+        one.kill()
+        one.join(1)
     return (
         f"a data process is stuck (pid {process.pid}): no batch came from it in {waited_s:g} s (runtime.timeout_s), "
         "most often because a disk or a server does not answer. The same command again goes on from the last checkpoint"

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import signal
 import time
 from pathlib import Path
@@ -122,10 +121,10 @@ class Stuck(Pictures):
 def test_row_27_a_stuck_worker_is_named_and_ended(index: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # given to one that is to end
     stuck = Stuck(index, evaluation_transform(8), 8)
-    with pytest.raises(WorkerLostError, match=r"a data process is stuck \(pid \d+\): .* in 0\.5 s") as caught:
+    others = set(multiprocessing.active_children())  # a process of another test may not have ended yet
+    with pytest.raises(WorkerLostError, match=r"a data process is stuck \(pid \d+\): .* in 0\.5 s"):
         list(BatchLoader(stuck, InOrder(np.arange(7), 2, 2), workers=2, timeout_s=0.5))
-    (pid,) = re.findall(r"pid (\d+)", str(caught.value))
-    assert not [process for process in multiprocessing.active_children() if process.pid == int(pid)]
+    assert set(multiprocessing.active_children()) <= others
 
 
 @pytest.mark.parametrize("signals", [1, 2])
