@@ -28,6 +28,7 @@ from moe_bench.model.transfer import transfer
 from moe_bench.monitor.folder import RunFolder
 from moe_bench.monitor.heartbeat import Heartbeat
 from moe_bench.monitor.jsonl import JsonlLogger
+from moe_bench.monitor.peak import peak
 from moe_bench.monitor.progress import RunProgress
 from moe_bench.monitor.telemetry import RoutingTelemetry
 from moe_bench.monitor.throughput import StepClock, Throughput
@@ -42,7 +43,6 @@ from moe_bench.training.fault import fault
 from moe_bench.training.module import LitViT, Optimization
 from moe_bench.training.optim import Schedule
 from moe_bench.training.parallel import spread
-from moe_bench.training.peak import peak
 from moe_bench.training.place import Place, accumulation, resolve
 from moe_bench.training.rehearse import Rehearsal, rehearse
 from moe_bench.training.stop import StopAtBoundary, StopSignals
@@ -286,11 +286,10 @@ def wandb_logger(cfg: Config, folder: Path, console: Console) -> WandbLogger | N
     """W&B beside metrics.jsonl, or None where it is not wanted. Runs that compare are in one group there."""
     if cfg.logger.name == "none":
         return None
-    cell = f"{cfg.router.name} c={cfg.capacity.factor:g}"  # one key to group bars by; W&B takes no two
     return WandbLogger(
         folder,
         project=cfg.logger.project,
-        config={**to_dict(cfg), "cell": cell},
+        config={**to_dict(cfg), "cell": f"{cfg.router.name} c={cfg.capacity.factor:g}"},  # to group bars by, in one key
         batch=cfg.recipe.batch,
         mode=cfg.logger.mode,
         entity=cfg.logger.entity,

@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
 
-from moe_bench.training.peak import Peak
+from moe_bench.monitor.peak import Peak
 
 FETCH = ("train_dataloader_next",)
 COMPUTE = ("batch_to_device", "run_training_batch")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback
 
+from moe_bench.monitor.peak import Peak
 from moe_bench.monitor.throughput import StepClock, Throughput, peak_gb
-from moe_bench.training.peak import Peak
 
 from .tiny import BATCH, fit
 

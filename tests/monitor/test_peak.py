@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moe_bench.training.peak import Peak, peak
+from moe_bench.monitor.peak import Peak, peak
 
 
 @pytest.mark.parametrize(
