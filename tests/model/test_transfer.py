@@ -90,16 +90,18 @@ def test_an_upcycled_layer_is_the_mlp_times_the_sum_of_a_tokens_combine_weights(
 
 @pytest.mark.parametrize(
     ("router", "capacity", "share"),
-    [("softmax_tc", 1, 0.18), ("softmax_tc", 2, 0.33), ("softmax_ec", 2, 0.39), ("sigmoid_tc", 2, 1.28)],
+    [("softmax_tc", 1, 0.17), ("softmax_tc", 2, 0.31), ("softmax_ec", 2, 0.38), ("sigmoid_tc", 2, 1.22)],
 )
 def test_a_fresh_gate_lets_so_much_of_an_upcycled_mlp_through(router: str, capacity: int, share: float) -> None:
     asked = load(["model=mini", f"router={router}", f"capacity={capacity}"])
-    torch.manual_seed(0)
-    model = from_config(asked.model, asked.router, asked.capacity, 10).eval()
-    with torch.no_grad():
-        routings = model(torch.randn(16, 3, 32, 32), detail=True).routing.values()
-    found = [routing.tensors()[1].sum((-1, -2)).mean().item() for routing in routings]
-    assert sum(found) / len(found) == pytest.approx(share, abs=0.02)
+    found = []
+    for seed in range(8):  # one draw is off by up to a tenth, and each version of torch draws other weights
+        torch.manual_seed(seed)
+        model = from_config(asked.model, asked.router, asked.capacity, 10).eval()
+        with torch.no_grad():
+            routings = model(torch.randn(16, 3, 32, 32), detail=True).routing.values()
+        found += [routing.tensors()[1].sum((-1, -2)).mean().item() for routing in routings]
+    assert sum(found) / len(found) == pytest.approx(share, rel=0.04)
 
 
 def test_with_one_expert_the_upcycled_model_is_the_dense_one() -> None:
