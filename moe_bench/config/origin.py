@@ -23,6 +23,7 @@ from moe_bench.config.schema import (
     ControlRouterConfig,
     DenseRouterConfig,
     InitConfig,
+    RouterConfig,
     SoftRouterConfig,
     SparseRouterConfig,
     token_choices,
@@ -179,6 +180,7 @@ def contradictions(cfg: Config, origin: Origin) -> Iterator[Problem]:
     elif not origin.upcycles and not origin.is_dense and not experts:
         yield Problem(asked, f"{path} has experts and not all the MLPs of a dense model", "another router")
     elif not origin.upcycles:
+        yield from _gates_differ(cfg, origin)
         yield from _slots_differ(cfg, origin)
 
 
@@ -198,6 +200,26 @@ def _shape_differs(cfg: Config, origin: Origin) -> Iterator[Problem]:
     guess = " (heads are a guess: no weight shows them, and most of timm's models are 64 wide a head)"
     note = guess if "heads" in remedy and "heads" not in wrong else ""
     yield Problem(origin.setting, f"its weights are of another model: {listing}", f"{typed}{note}")
+
+
+def _gates_differ(cfg: Config, origin: Origin) -> Iterator[Problem]:
+    """Token and expert choice have the same gate, so that a run may change from one to the other; Soft MoE has none."""
+    before = origin.before
+    if before is None or cfg.router.impl or before.router.impl:  # what weights a router of the user's own has, it knows
+        return
+    had, asked = _weights(before.router), _weights(cfg.router)
+    if had and asked and had != asked:
+        what = f"its weights are {asked}, and those of {origin.source}, router={before.router.name}, are {had}"
+        yield Problem(f"router={cfg.router.name}", what, f"router={before.router.name}, or leave router= out")
+
+
+def _weights(router: RouterConfig) -> str | None:
+    """What a router has learned, in words; None of the dense model."""
+    if isinstance(router, SoftRouterConfig):
+        return "slots and a scale" if router.normalize else "slots without a scale"
+    if isinstance(router, SparseRouterConfig):
+        return "a gate and a balancing bias" if router.bias_rate else "a gate"
+    return f"those of router={router.name}" if isinstance(router, ControlRouterConfig) else None
 
 
 def _slots_differ(cfg: Config, origin: Origin) -> Iterator[Problem]:

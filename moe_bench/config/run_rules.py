@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from moe_bench.config.here import DIGITS
+from moe_bench.config.identity import folder_name
 from moe_bench.config.patterns import MOST_SHARDS, count_shards
 from moe_bench.config.problems import Problem, show
 from moe_bench.config.schema import Config
@@ -72,6 +74,17 @@ def data_is_named_once(cfg: Config) -> Iterator[Problem]:
         yield Problem("data.train", "there are no pictures to validate on", "data.val=PATTERN", uses)
 
 
+def own_pictures_are_not_called_digits(cfg: Config) -> Iterator[Problem]:
+    """Or a run on them would be taken for one on the pictures that come with moe-bench."""
+    data = cfg.data
+    named = data.path if data.path is not None else data.train
+    if data.name != DIGITS or named is None or (data.path is not None and folder_name(data.path) == DIGITS):
+        return
+    setting = "data.path" if data.path is not None else "data.train"
+    what = f"these pictures would be called {DIGITS}, as those that come with moe-bench"
+    yield Problem(f"{setting}={show(named)}", what, f"data=shards {setting}={show(named)}", (setting, "data.name"))
+
+
 def patterns_are_bounded(cfg: Config) -> Iterator[Problem]:
     for name in ("train", "val"):
         value = getattr(cfg.data, name)
@@ -103,6 +116,7 @@ RUN_RULES = (
     loss_fits_the_labels,
     fine_tuning_begins_with_weights,
     data_is_named_once,
+    own_pictures_are_not_called_digits,
     patterns_are_bounded,
     probe_has_shots,
 )

@@ -111,6 +111,7 @@ CASES = [
     ("data=shards", "data=shards", "no pictures", "data.path=/x"),
     ("data=shards data.train=a.tar", "data.train", "no pictures to validate on", "data.val=b.tar"),
     ("data.train=a.tar", "data.path=digits", "named twice", "data.train=null"),
+    ("data.path=/photos", "data.path=/photos", "would be called digits", "data=shards"),
     ("data=shards data.train=5 data.val=a", "data.train", "a pattern or a list", "data.train='a{0..9}.tar'"),
     ("probe.shots=[]", "probe.shots=[]", "a number of pictures a class", "probe.shots=[10]"),
     ("recipe.steps=0", "recipe.steps=0", "at least 1", "recipe.steps=1"),

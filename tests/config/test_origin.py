@@ -149,6 +149,9 @@ def test_soft_slots_are_weights_and_the_error_says_which_capacity_keeps_them(tmp
     [
         (["init.run={dense}", "router=softmax_ec"], "init.upcycle="),
         (["init.run={routed}", "router=dense"], "has experts"),
+        (["init.run={routed}", "router=soft"], "slots and a scale, and those of .*, router=softmax_tc, are a gate"),
+        (["init.run={routed}", "router=sigmoid_tc"], "a gate and a balancing bias, and those of"),
+        (["init.run={routed}", "router=hash"], "its weights are those of router=hash"),
         (["init.run={routed}", "model.width=64"], r"width 32 \(asked: 64\)"),
         (["init.run={routed}", "model.experts=8"], r"experts 4 \(asked: 8\)"),
         (["init.upcycle={routed}"], "its router is softmax_tc"),
@@ -165,6 +168,11 @@ def test_soft_slots_are_weights_and_the_error_says_which_capacity_keeps_them(tmp
 def test_what_cannot_be_is_told_before_torch(routed: Path, dense: Path, typed: list[str], told: str) -> None:
     with pytest.raises((ConfigError, SecurityError), match=told):
         config.load([word.format(routed=routed, dense=dense) for word in typed])
+
+
+@pytest.mark.parametrize("typed", ["router=sinkhorn_ec", "router=sparse_ec", "router=softmax_tc"])
+def test_a_run_may_go_on_with_another_router_of_the_same_gate(routed: Path, typed: str) -> None:
+    assert config.load([f"init.run={routed}", typed]).router.name == typed.partition("=")[2]
 
 
 def test_an_unfinished_run_is_refused_with_how_far_it_is(routed: Path) -> None:
