@@ -57,7 +57,7 @@ def science(cfg: Config) -> dict[str, Any]:
 
 def run_id(cfg: Config) -> str:
     """``<router>-<model>-c<capacity>-<data>-s<seed>-<hash8>``, the name of the run's folder too."""
-    canonical = json.dumps({"id_version": ID_VERSION, **_numbers(science(cfg))}, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps({"id_version": ID_VERSION, **numbers(science(cfg))}, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     parts = (cfg.router.name, cfg.model.name, f"c{cfg.capacity.factor:g}", data_name(cfg.data), f"s{cfg.seed}", digest)
     return "-".join(map(slug, parts))
@@ -67,7 +67,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What changed between two ``science`` dictionaries, a line each: ``recipe.lr: 0.001 → 0.0003``."""
     absent = "default"
     pairs = ((key, old.get(key, absent), new.get(key, absent)) for key in sorted({*old, *new}))
-    return [f"{key}: {a} → {b}" for key, a, b in pairs if _numbers(a) != _numbers(b)]
+    return [f"{key}: {a} → {b}" for key, a, b in pairs if numbers(a) != numbers(b)]
 
 
 def data_name(data: DataConfig) -> str:
@@ -101,12 +101,12 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).lstrip("._-")[:64] or "x"
 
 
-def _numbers(value: Any) -> Any:
+def numbers(value: Any) -> Any:
     """The value with 2.0 for 2 and 0.0 for -0.0, so that how a number was typed does not matter."""
     if isinstance(value, Mapping):
-        return {str(k): _numbers(v) for k, v in value.items()}
+        return {str(k): numbers(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_numbers(v) for v in value]
+        return [numbers(v) for v in value]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     return float(value) + 0.0

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from moe_bench.config import Config, load, run_id
-from moe_bench.launch.outlook import checkpoint_bytes, kind_of, step_seconds
+from moe_bench.launch.evidence import finished_like
+from moe_bench.launch.outlook import checkpoint_bytes
 from moe_bench.launch.pace import price
 from moe_bench.model.fit import fits
 from moe_bench.monitor.console import make_console
@@ -66,7 +67,8 @@ def estimate(cfg: Config) -> dict[str, Any]:
 def timing(cfg: Config, measure: bool) -> dict[str, Any]:
     """Seconds a step and a run, and how they are known; None where they are not."""
     devices = cfg.runtime.devices * cfg.runtime.nodes
-    step, source = step_seconds([Path(cfg.runs_dir)]).get(kind_of(cfg)), "finished runs like this"
+    (like,) = finished_like([(cfg, Path(cfg.runs_dir) / run_id(cfg))])
+    step, source = (like.step_s, f"finished runs like this on {like.device}") if like else (None, "unknown")
     if measure:
         from moe_bench.estimate.speed import image_seconds, stand_in
 
@@ -75,7 +77,7 @@ def timing(cfg: Config, measure: bool) -> dict[str, Any]:
         step = image_seconds(cfg) * cfg.recipe.batch / devices
         source = f"pieces of work timed here{cut}; without reading pictures and without the update"
     if step is None:
-        return {"time/step_ms": None, "time/train_s": None, "cost/device_days": None, "time/source": "unknown"}
+        return {"time/step_ms": None, "time/train_s": None, "cost/device_days": None, "time/source": source}
     whole = step * cfg.recipe.steps
     days = devices * whole / 86400
     return {"time/step_ms": 1000 * step, "time/train_s": whole, "cost/device_days": days, "time/source": source}

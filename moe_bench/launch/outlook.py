@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-from moe_bench.config.identity import data_name
 from moe_bench.config.schema import Config
 from moe_bench.launch import pace
 from moe_bench.launch.cells import Cell
-from moe_bench.monitor.atomic import free_space, read_json
+from moe_bench.launch.evidence import finished_like, kind_of
+from moe_bench.monitor.atomic import free_space
 from moe_bench.monitor.units import about, size
 
 FLOAT32 = 4  # bytes
@@ -24,10 +21,14 @@ def outlook(cells: Sequence[Cell], jobs: int | None, elsewhere: bool = False) ->
     begun = sum(cell.steps_done > 0 for cell in left)
     parts = [f"{len(cells) - len(left)} finished", f"{begun} begun", f"{len(left) - begun} new"]
     at_once = f"; {jobs} at once" if jobs and jobs > 1 else ""
-    lines = [f"{len(cells):,} {'run' if len(cells) == 1 else 'runs'}: {', '.join(parts)}{at_once}"]
+    lines = [f"{_runs(len(cells))}: {', '.join(parts)}{at_once}"]
     if left:
         lines += [f"time: {_time(left, jobs or len(left), elsewhere)}", f"disk: {_disk(left)}"]
     return "\n".join(lines)
+
+
+def _runs(number: int) -> str:
+    return f"{number:,} {'run' if number == 1 else 'runs'}"
 
 
 def listing(cells: Sequence[Cell]) -> str:
@@ -43,10 +44,11 @@ def _state(cell: Cell) -> str:
 
 
 def _time(left: Sequence[Cell], jobs: int, elsewhere: bool) -> str:
-    """From finished runs of the same router, model, capacity, data and batch, and of other kinds by measuring."""
-    speeds = step_seconds({cell.folder.parent for cell in left})
-    known = {cell.number: speeds[kind_of(cell.config)] for cell in left if kind_of(cell.config) in speeds}
-    sources = [f"{len(known):,} by finished runs like these"] if known else []
+    """From finished runs whose steps are the same work, and of other kinds by measuring."""
+    like = finished_like([(cell.config, cell.folder) for cell in left])
+    known = {cell.number: found.step_s for cell, found in zip(left, like, strict=True) if found}
+    devices = ", ".join(sorted({found.device for found in like if found}))
+    sources = [f"{_runs(len(known))} by finished runs like these on {devices}"] if known else []
     unknown = [cell for cell in left if cell.number not in known]
     if unknown and not elsewhere and len(left) <= pace.MOST_RUNS:
         timed, told = _timed(unknown)
@@ -59,7 +61,7 @@ def _time(left: Sequence[Cell], jobs: int, elsewhere: bool) -> str:
     if jobs > 1:
         words += f"; {about(total / min(jobs, len(known)))} if as many at once do not slow each other"
     missing = len(left) - len(known)
-    return words + (f"; not counted: {missing:,} runs unlike any that is finished" if missing else "")
+    return words + (f"; not counted: {_runs(missing)} unlike any that is finished" if missing else "")
 
 
 def _why_not(runs: int, elsewhere: bool) -> str:
@@ -72,39 +74,22 @@ def _why_not(runs: int, elsewhere: bool) -> str:
 
 def _timed(cells: Sequence[Cell]) -> tuple[dict[int, float], list[str]]:
     """Seconds a step of each cell, without reading pictures and without the update, and in words how they are known."""
-    kinds: dict[tuple[Any, ...], Config] = {}
+    kind = {cell.number: kind_of(cell.config) for cell in cells}
+    kinds: dict[str, Config] = {}
     for cell in cells:
-        kinds.setdefault(kind_of(cell.config), cell.config)
+        kinds.setdefault(kind[cell.number], cell.config)
     seconds, measured = pace.image_seconds(list(kinds.values()))
     if seconds is None:
         return {}, []
     by_kind = dict(zip(kinds, seconds, strict=True))
-    told = f"{len(cells):,} by pieces of {measured} of their {len(kinds)} kinds timed now"
-    told += ", the others by their FLOPs" if measured < len(kinds) else ""
-    return {cell.number: by_kind[kind_of(cell.config)] * _images(cell.config) for cell in cells}, [told]
+    told = f"{_runs(len(cells))} by timing a few pieces of a step now"
+    told += f" for {measured} of {len(kinds)} kinds, the others by their FLOPs" if measured < len(kinds) else ""
+    return {cell.number: by_kind[kind[cell.number]] * _images(cell.config) for cell in cells}, [told]
 
 
 def _images(cfg: Config) -> float:
     """That one device has in a step."""
     return cfg.recipe.batch / (cfg.runtime.devices * cfg.runtime.nodes)
-
-
-def step_seconds(roots: Iterable[Path]) -> dict[tuple[Any, ...], float]:
-    """Kind of run → median seconds a step over the finished runs of that kind in the folders ``roots``."""
-    found: dict[tuple[Any, ...], list[float]] = {}
-    for root in roots:
-        for entry in os.scandir(root) if root.is_dir() else ():
-            said = read_json(Path(entry.path) / "summary.json") or {}
-            steps, seconds, samples = (said.get(key) for key in ("steps", "time/train_s", "samples_seen"))
-            if steps and seconds and samples:
-                kind = (*(said.get(key) for key in ("router", "model", "capacity", "data")), samples // steps)
-                found.setdefault(kind, []).append(seconds / steps)
-    return {kind: median(values) for kind, values in found.items()}
-
-
-def kind_of(cfg: Config) -> tuple[Any, ...]:
-    """What finished runs are compared by."""
-    return (cfg.router.name, cfg.model.name, cfg.capacity.factor, data_name(cfg.data), cfg.recipe.batch)
 
 
 def _disk(left: Sequence[Cell]) -> str:

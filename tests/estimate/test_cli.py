@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from moe_bench.config import load, run_id
+from moe_bench.config import load, run_id, science
 from moe_bench.errors import ConfigError
 from moe_bench.estimate import cli, speed
 
@@ -50,13 +50,52 @@ def test_measuring_tells_step_and_run_and_what_they_rest_on(capsys: pytest.Captu
     assert "without reading pictures and without the update" in found["time/source"]
 
 
-def test_finished_runs_tell_the_time_without_measuring(capsys: pytest.CaptureFixture[str]) -> None:
-    folder = Path("runs/one")
+def leave(words: list[str], seconds: float, **said: object) -> None:
+    """A finished run of 100 steps."""
+    cfg = load(words)
+    folder = Path(cfg.runs_dir, run_id(cfg))
     folder.mkdir(parents=True)
-    done = {"router": "softmax_tc", "model": "tiny", "capacity": 1.0, "data": "digits", "steps": 5}
-    (folder / "summary.json").write_text(json.dumps({**done, "samples_seen": 80, "time/train_s": 10.0}))
+    (folder / "run.json").write_text(json.dumps({"science": science(cfg)}))
+    done = {"steps": 100, "time/train_s": seconds, "device": "CPU", "world_size": 1}
+    (folder / "summary.json").write_text(json.dumps({**done, **said}))
+
+
+def test_finished_runs_tell_the_time_without_measuring(capsys: pytest.CaptureFixture[str]) -> None:
+    leave([*SMALL, "seed=3", "recipe.lr=0.01", "recipe.steps=100"], 200.0)
     found = told(SMALL, capsys)
     assert (found["time/step_ms"], found["time/train_s"]) == (2000.0, 20.0)
+    assert found["time/source"] == "finished runs like this on CPU"
+
+
+@pytest.mark.parametrize(
+    "unlike",
+    [
+        "model.width=64",
+        "model.image_size=64",
+        "capacity.rounding=up",
+        "recipe.batch=32",
+        "recipe.precision=bf16",
+        "router.k=2",
+        "runtime.devices=2",
+        "runtime.accelerator=gpu",
+    ],
+)
+def test_a_run_whose_steps_are_other_work_tells_nothing(unlike: str, capsys: pytest.CaptureFixture[str]) -> None:
+    leave(SMALL, 200.0)
+    assert told([*SMALL, unlike], capsys)["time/train_s"] is None
+
+
+def test_a_short_run_tells_nothing_since_most_of_it_was_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+    leave(SMALL, 200.0, steps=99)
+    assert told(SMALL, capsys)["time/train_s"] is None
+
+
+def test_of_two_devices_the_one_counts_that_is_asked_for_or_had_more_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    leave([*SMALL, "seed=1"], 200.0)
+    leave([*SMALL, "seed=2"], 200.0)
+    leave([*SMALL, "seed=3"], 1.0, device="A GPU")
+    asked = [told([*SMALL, f"runtime.accelerator={at}"], capsys)["time/step_ms"] for at in ("auto", "cpu", "gpu")]
+    assert asked == [2000.0, 2000.0, 10.0]
 
 
 def test_two_blocks_stand_for_a_large_model() -> None:

@@ -33,7 +33,7 @@ def leave(words: list[str], file: str, content: dict[str, object]) -> None:
     (folder / file).write_text(json.dumps(content))
 
 
-FINISHED = {"router": "soft", "model": "tiny", "capacity": 1.0, "data": "digits", "steps": 600, "samples_seen": 76800}
+FINISHED = {"steps": 600, "device": "CPU", "world_size": 1}
 
 
 def test_time_is_unknown_with_the_reason_where_nothing_is_finished_and_nothing_can_be_timed() -> None:
@@ -44,7 +44,7 @@ def test_time_is_unknown_with_the_reason_where_nothing_is_finished_and_nothing_c
 def test_a_plan_of_very_many_runs_does_not_wait_for_a_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "MOST_RUNS", 2)
     monkeypatch.setattr(pace, "_ask", lambda configs: [0.5])
-    assert "1 of their 1 kinds timed" in outlook(grid("seed=1,2"), 1)
+    assert "2 runs by timing a few pieces of a step now)" in outlook(grid("seed=1,2"), 1)
     assert "more than 2 runs are not timed" in outlook(grid("seed=1,2,3"), 1)
 
 
@@ -68,8 +68,14 @@ def test_a_time_says_what_it_rests_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "_ask", lambda configs: [0.01 for _ in configs])
     told = outlook(grid("seed=1,2", "capacity=1,2"), 1)  # 600 s, and twice 600 steps of 128 images
     assert (
-        "about 36 min of training (1 by finished runs like these, 2 by pieces of 1 of their 1 kinds timed now)" in told
+        "about 36 min of training (1 run by finished runs like these on CPU, 2 runs by timing a few pieces of" in told
     )
+
+
+def test_what_follows_by_flops_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "_ask", lambda configs: [0.5])
+    told = outlook(grid("seed=1,2", "model.width=64,128"), 1)
+    assert "(4 runs by timing a few pieces of a step now for 1 of 2 kinds, the others by their FLOPs)" in told
 
 
 @pytest.mark.slow
