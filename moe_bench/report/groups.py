@@ -1,7 +1,8 @@
 """Which runs may be averaged: those that differ in nothing but their seed.
 
 Runs on other data or with another recipe or probe are in another section; within a section, a row is one router, model
-and capacity. Where two rows or sections would have the same name, the settings that set them apart are added.
+and capacity. Where two rows or sections would have the same name, the settings that set them apart are added; to a row
+also those in which its router or model is not the usual one, or its model is not that of the other rows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from moe_bench.report.collect import Run
 from moe_bench.report.interval import half_width
 from moe_bench.report.price import Price, price
+from moe_bench.report.settings import differing, in_words, is_known, means_something, unusual
 
 ROUTER_ORDER = (
     *("dense", "random", "hash", "softmax_tc", "sigmoid_tc", "relu_tc"),
@@ -49,7 +51,7 @@ class Row:
     router: str
     model: str
     capacity: float | None
-    variant: str  # settings that tell it from a row of the same name
+    variant: str  # settings, in brackets, that its name does not say
     runs: list[Run]
     _by_figure: dict[str, dict[int | None, float]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -107,7 +109,8 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     grouped = _partition(runs, lambda key: not key.startswith(ROW_GROUPS))
     titles = [f"{group[0].data}{length(group[0])}" for group in grouped]
     apart = _distinctions(grouped, titles, lambda key: not key.startswith(ROW_GROUPS))
-    found = [_section(f"{title} {setting}".strip(), runs) for title, setting, runs in zip(titles, apart, grouped)]
+    named = zip(titles, apart, grouped)
+    found = [_section(f"{title} {_brackets(group[0], keys)}".strip(), group) for title, keys, group in named]
     return sorted(found, key=lambda section: (section.title.partition(" (")[0], -section.size, section.title))
 
 
@@ -116,7 +119,9 @@ def _section(title: str, runs: list[Run]) -> Section:
     grouped = _partition(finished, lambda key: key.startswith(ROW_GROUPS))
     cells = [(group[0].router, group[0].model, group[0].capacity) for group in grouped]
     apart = _distinctions(grouped, cells, lambda key: key.startswith(ROW_GROUPS))
-    rows = [Row(*cell, settings, group) for cell, settings, group in zip(cells, apart, grouped)]
+    models = {model: [group[0] for group in grouped if group[0].model == model] for _, model, _ in cells}
+    said = [_said(group[0], keys, models[group[0].model]) for group, keys in zip(grouped, apart)]
+    rows = [Row(*cell, _brackets(group[0], keys), group) for cell, keys, group in zip(cells, said, grouped)]
     size = {row.model: row.runs[0].number("params/active") or 0.0 for row in rows}
     rows = sorted([*rows, *_gaps(rows, runs)], key=lambda row: order(row, size))
     return Section(title, rows, [run for run in runs if run.summary is None])
@@ -160,21 +165,24 @@ def _partition(runs: Iterable[Run], belongs: Callable[[str], bool]) -> list[list
     return list(groups.values())
 
 
-def _distinctions(groups: list[list[Run]], names: Sequence[Hashable], belongs: Callable[[str], bool]) -> list[str]:
-    """For each group the settings, in brackets, that tell it from groups of the same name; empty if there are none."""
+def _distinctions(
+    groups: list[list[Run]], names: Sequence[Hashable], belongs: Callable[[str], bool]
+) -> list[list[str]]:
+    """For each group the settings that tell it from groups of the same name; empty if there are none."""
     alike: dict[Hashable, list[Run]] = {}
     for group, name in zip(groups, names):
         alike.setdefault(name, []).append(group[0])
-    keys = {name: _differing(runs, belongs) for name, runs in alike.items()}
-    return [_settings(group[0], keys[name]) if len(alike[name]) > 1 else "" for group, name in zip(groups, names)]
+    keys = {name: differing(runs, belongs) for name, runs in alike.items()}
+    return [keys[name] for name in names]
 
 
-def _differing(runs: list[Run], belongs: Callable[[str], bool]) -> list[str]:
-    """The settings in which they differ."""
-    keys = sorted({key for run in runs for key in run.science if belongs(key)} - {"seed"})
-    return [key for key in keys if len({json.dumps(run.science.get(key)) for run in runs}) > 1]
+def _said(run: Run, apart: list[str], beside: list[Run]) -> list[str]:
+    """Settings of a row that it has to say: that set it ``apart``, are unusual, or are not those of all its model."""
+    groups = ("capacity.",) if is_known(run.model) else ("capacity.", "model.")
+    moe = [other for other in beside if other.router != "dense"] if run.router != "dense" else beside
+    unlike = differing(moe, lambda key: key != "capacity.factor" and key.startswith(groups))
+    return sorted({*apart, *unusual(run), *(key for key in unlike if means_something(run, key))})
 
 
-def _settings(run: Run, keys: list[str]) -> str:
-    settings = ", ".join(f"{key}={run.science.get(key, 'default')}" for key in keys)
-    return f"({settings})"
+def _brackets(run: Run, keys: list[str]) -> str:
+    return f"({in_words(run, keys)})" if keys else ""

@@ -11,9 +11,7 @@ from statistics import fmean
 from moe_bench.report.claims import PLAN, Claim
 from moe_bench.report.collect import Run
 from moe_bench.report.price import DEVICE_DAYS, Price
-
-ONLY_EXPERTS = ("capacity.", "model.experts", "model.moe_blocks", "model.expert_dropout", "model.identical_experts")
-"""Settings that mean nothing to a dense model."""
+from moe_bench.report.settings import ONLY_EXPERTS, in_words
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def _words(run: Run, names: tuple[str, str], claim: Claim, varying: list[str]) -
     capacity = (
         [] if claim.capacities and names[0] == names[1] else [f"capacity {run.capacity:g}"] if run.capacity else []
     )
-    settings = [f"{key}={run.science.get(key, 'default')}" for key in varying]
+    settings = [in_words(run, varying)] if varying else []
     return ", ".join([routers, run.model, *capacity, *settings])
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from moe_bench.monitor.units import MISSING
 from moe_bench.report.groups import Mean, Row, Section, mean_of, order
 from moe_bench.report.paper import DAYS, MODELS, PREC1, SHOTS, Published
+from moe_bench.report.settings import same_model
 from moe_bench.report.tables import (
     UPSTREAM,
     Cell,
@@ -128,9 +129,13 @@ def _gap_cell(row: Row, reference: Row | None, column: Column) -> Cell:
 
 
 def _reference(rows: list[Row], row: Row, router: str) -> Row | None:
-    """The row of ``router`` at the capacity of ``row``; where there are several, the one with the same settings."""
-    found = [other for other in rows if (other.router, other.capacity) == (router, row.capacity)]
+    """The row of ``router`` at the model settings and capacity of ``row``; of several, the one that says the same."""
+    found = [other for other in rows if (other.router, other.capacity) == (router, row.capacity) and _alike(row, other)]
     return found[0] if len(found) == 1 else next((other for other in found if other.variant == row.variant), None)
+
+
+def _alike(row: Row, other: Row) -> bool:
+    return bool(row.runs and other.runs) and same_model(row.runs[0], other.runs[0])
 
 
 def _published(rows: list[Row], published: Published, figure: str) -> list[Cell]:

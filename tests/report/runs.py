@@ -25,22 +25,27 @@ def add_run(
     state: str = "finished",
     reason: str | None = None,
     science: dict[str, Any] | None = None,
+    config: dict[str, dict[str, Any]] | None = None,
     **summary: Any,
 ) -> Path:
-    """One run folder; ``state`` other than finished leaves out summary.json. ``summary`` adds rows to it."""
+    """One run folder; ``state`` other than finished leaves out summary.json. ``summary`` adds rows to it.
+
+    ``config`` adds settings to those of each group that run.json has.
+    """
     extra = science or {}
     tag = format(random.Random(str((data, sorted(extra.items())))).getrandbits(32), "08x")
     folder = root / f"{router}-{model}-c{capacity:g}-{data}-s{seed}-{tag}"
     folder.mkdir(parents=True)
     names = {"router.name": router, "data.name": data, "seed": seed, "capacity.factor": capacity}
-    config = {
+    usual: dict[str, dict[str, Any]] = {
         "router": {"name": router},
         "model": {"name": model},
         "capacity": {"factor": capacity},
         "recipe": {"steps": 600, "batch": 128},
-        "seed": seed,
     }
-    write_json(folder / "run.json", {"run_id": folder.name, "config": config, "science": names | extra})
+    groups = {group: {**usual.get(group, {}), **(config or {}).get(group, {})} for group in {**usual, **(config or {})}}
+    record = {"run_id": folder.name, "config": {**groups, "seed": seed}, "science": names | extra}
+    write_json(folder / "run.json", record)
     status = {"state": state, "reason": reason, "step": 600 if state == "finished" else 120, "steps": 600}
     write_json(folder / "status.json", {**status, "heartbeat": now(), "pid": 1, "host": "elsewhere", "eta_s": 95.0})
     if state == "finished":

@@ -51,10 +51,62 @@ def test_equal_names_are_told_apart_by_the_settings_that_differ(tmp_path: Path) 
     add_run(tmp_path)
     add_run(tmp_path, science={"router.noise": 0.0})
     (section,) = grouped(tmp_path)
-    assert sorted(row.variant for row in section.rows) == ["(router.noise=0.0)", "(router.noise=default)"]
+    assert sorted(row.variant for row in section.rows) == ["(router.noise=0)", "(router.noise=default)"]
     add_run(tmp_path, science={"recipe.lr": 0.3})
     titles = [section.title for section in grouped(tmp_path)]
     assert [title.partition(" (")[2] for title in titles] == ["recipe.lr=default)", "recipe.lr=0.3)"]
+
+
+def titles(root: Path) -> list[str]:
+    return sorted(section.title.partition(" (")[2] for section in grouped(root))
+
+
+def test_a_setting_at_its_default_is_named_by_its_value(tmp_path: Path) -> None:
+    add_run(tmp_path, config={"recipe": {"lr": 0.002}, "init": {"upcycle": None}})
+    add_run(tmp_path, science={"recipe.lr": 0.3, "init.upcycle": "dense@60"})
+    assert titles(tmp_path) == ["init.upcycle=dense@60, recipe.lr=0.3)", "init.upcycle=none, recipe.lr=0.002)"]
+
+
+def test_a_run_without_a_probe_says_that_and_not_how_it_would_have_been_probed(tmp_path: Path) -> None:
+    add_run(tmp_path, config={"probe": {"sets": [], "shots": [10]}})
+    add_run(tmp_path, science={"probe.sets": ["digits"], "probe.shots": [5, 10]})
+    assert titles(tmp_path) == ["probe.sets=[digits], probe.shots=[5,10])", "probe=none)"]
+
+
+def variants(root: Path) -> dict[str, str]:
+    (section,) = grouped(root)
+    return {row.router: row.variant for row in section.rows}
+
+
+def test_a_row_names_what_is_unusual_in_its_router_even_where_no_other_has_its_name(tmp_path: Path) -> None:
+    add_run(tmp_path, "softmax_tc", config={"router": {"importance": 0.0, "load": 0.005}})
+    add_run(tmp_path, "soft", science={"router.bf16_dispatch": True}, config={"router": {"bf16_dispatch": True}})
+    add_run(tmp_path, "softmax_ec", config={"router": {"importance": 0.0, "bf16_dispatch": False}})
+    add_run(tmp_path, "mine", config={"router": {"importance": 0.7}}, science={"router.importance": 0.7})
+    assert variants(tmp_path) == {
+        "softmax_tc": "(router.importance=0)",
+        "soft": "(router.bf16_dispatch=true)",
+        "softmax_ec": "",
+        "mine": "",  # what is usual for a router of one's own is not known
+    }
+
+
+def test_a_row_names_what_is_unusual_in_its_model_unless_it_has_no_experts(tmp_path: Path) -> None:
+    for router in ("dense", "soft", "softmax_ec"):
+        experts = 8 if router == "soft" else 16
+        add_run(tmp_path, router, science={"model.experts": experts}, config={"model": {"experts": experts}})
+    assert variants(tmp_path) == {"dense": "", "soft": "", "softmax_ec": "(model.experts=16)"}
+
+
+def test_rows_of_a_model_of_ones_own_name_the_settings_in_which_they_differ(tmp_path: Path) -> None:
+    add_run(tmp_path, "soft", "ours", science={"model.depth": 3})
+    add_run(tmp_path, "softmax_ec", "ours", science={"model.depth": 3, "capacity.group_images": 4})
+    add_run(tmp_path, "dense", "ours", science={"model.depth": 3, "model.experts": 9})
+    assert variants(tmp_path) == {
+        "soft": "(capacity.group_images=default)",
+        "softmax_ec": "(capacity.group_images=4)",
+        "dense": "",
+    }
 
 
 def test_what_did_not_finish_is_kept_out_of_means_and_in_sight(tmp_path: Path) -> None:

@@ -78,6 +78,18 @@ def test_a_gap_is_never_to_a_router_of_another_capacity(tmp_path: Path) -> None:
     assert cell(tables(tmp_path)["tiny upstream"], "soft", "prec@1 Δ softmax_tc", "2") == "–"
 
 
+def test_a_gap_is_never_to_a_router_of_other_model_settings(tmp_path: Path) -> None:
+    larger = {"science": {"model.experts": 16}, "config": {"model": {"experts": 16}}}
+    add_run(tmp_path, "softmax_tc")
+    add_run(tmp_path, "soft", prec1=0.7)
+    add_run(tmp_path, "sparse_ec", **larger)
+    add_run(tmp_path, "dense", prec1=0.6, **larger)  # which has no experts, so many or none
+    found = tables(tmp_path)["tiny upstream"]
+    assert cell(found, "soft", "prec@1 Δ softmax_tc") == "-10.0"
+    assert cell(found, "sparse_ec (model.experts=16)", "prec@1 Δ softmax_tc") == "–"
+    assert cell(found, "dense", "prec@1 Δ softmax_tc") == "-20.0"
+
+
 def test_a_model_that_the_paper_has_not_stands_beside_the_gaps_of_all_three(tmp_path: Path) -> None:
     add_run(tmp_path, "soft")
     add_run(tmp_path, "sparse_ec", prec1=0.7)

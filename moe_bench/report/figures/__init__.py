@@ -14,7 +14,7 @@ from moe_bench.report.evaluations import Evaluated, evaluated
 from moe_bench.report.figures.combine import draw_combine, pairs
 from moe_bench.report.figures.cost import draw_cost, published_points
 from moe_bench.report.figures.curves import draw_curves
-from moe_bench.report.figures.gain import draw_gains, gain
+from moe_bench.report.figures.gain import dense_beside, draw_gains, gain
 from moe_bench.report.figures.health import draw_health
 from moe_bench.report.figures.history import BINS, PER_BIN
 from moe_bench.report.figures.lines import Histories
@@ -182,10 +182,11 @@ def _most_added(section: Section) -> str:
     """Of each model and score, the router of the largest gain."""
     said = []
     for model, rows in of_model(section.rows).items():
-        dense = [row for row in rows if row.router == "dense"][:1]
         moe = [row for row in rows if row.router != "dense"]
-        for base, column in ((base, column) for base in dense for column in _scores(section)):
-            gains = [(found.mean, i) for i, row in enumerate(moe) if (found := gain(row, base, column.figure))]
+        beside = [dense_beside(row, rows) for row in moe]
+        for column in _scores(section):
+            gained = [base and gain(row, base, column.figure) for row, base in zip(moe, beside)]
+            gains = [(found.mean, i) for i, found in enumerate(gained) if found]
             if gains:
                 points, i = max(gains)
                 where = f"{router_text(moe[i])} at {capacity_words(moe[i].capacity)}"

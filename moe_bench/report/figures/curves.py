@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 
 from moe_bench.monitor.units import count
 from moe_bench.report.collect import Run
+from moe_bench.report.figures.gain import dense_beside
 from moe_bench.report.figures.history import Curve, overtaking
 from moe_bench.report.figures.lines import Histories, draw_curve, draw_ended, end_labels, fit, pictures
 from moe_bench.report.figures.style import DARK, Look, capacities, capacity_words, handle, note, panels
@@ -92,12 +93,11 @@ def _panel(axes: Axes, kind: Kind, curves: Sequence[tuple[Curve, Look]]) -> None
 
 def _crossings(axes: Axes, curves: Sequence[tuple[Curve, Row]]) -> list[str]:
     """Rings on the panel, and the same in words."""
-    dense = next((curve for curve, row in curves if row.router == "dense"), None)
-    if dense is None:
-        return []
-    words = []
+    rows, words = [row for _, row in curves], []
+    of = {id(row): curve for curve, row in curves}
     for curve, row in curves:
-        if row.router == "dense" or (at := overtaking(curve, dense)) is None:
+        base = None if row.router == "dense" else dense_beside(row, rows)
+        if base is None or (at := overtaking(curve, dense := of[id(base)])) is None:
             continue
         axes.plot(*at, "o", markersize=6, markerfacecolor="none", markeredgecolor=DARK, markeredgewidth=0.8, zorder=5)
         side = "ahead of" if curve.mean[-1] > dense.mean[-1] else "behind"

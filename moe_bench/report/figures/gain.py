@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 
 from moe_bench.report.figures.style import DARK, Look, capacities, capacity_words, limits, note, of_model, panels
 from moe_bench.report.groups import Mean, Row, mean_of
+from moe_bench.report.settings import same_model
 from moe_bench.report.tables import Column
 
 BAR, BETWEEN = 0.11, 0.1  # inches: a bar's height, the space between two routers
@@ -21,6 +22,12 @@ PALEST = 0.35  # of a router's colour in the bars of the smallest capacity
 def gain(row: Row, dense: Row, figure: str) -> Mean | None:
     """Over the seeds that both have, in points; None where they share none."""
     return mean_of([100 * lead for lead in row.lead(dense, figure).values()])
+
+
+def dense_beside(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The dense one among ``rows`` whose model is that of ``row``; rows with runs only."""
+    dense = (other for other in rows if other.router == "dense")
+    return next((other for other in dense if same_model(row.runs[0], other.runs[0])), None)
 
 
 def draw_gains(rows: Sequence[Row], columns: Sequence[Column], looks: Mapping[tuple[str, str], Look]) -> Figure | None:
@@ -50,13 +57,13 @@ def draw_gains(rows: Sequence[Row], columns: Sequence[Column], looks: Mapping[tu
 def _panel(
     axes: Axes, rows: Sequence[Row], figure: str, looks: Mapping[tuple[str, str], Look], sizes: list[float | None]
 ) -> None:
-    dense = next(row for row in rows if row.router == "dense")
     moe = [row for row in rows if row.router != "dense"]
     names = list(dict.fromkeys((row.router, row.variant) for row in moe))
     thick = BAR / (BAR * len(sizes) + BETWEEN)
     bars, places, faces, edges = [], [], [], []
     for row in moe:
-        if (found := gain(row, dense, figure)) is not None:
+        dense = dense_beside(row, rows)
+        if dense and (found := gain(row, dense, figure)):
             i, key = sizes.index(row.capacity), (row.router, row.variant)
             bars.append((found.mean, found.half))
             places.append(names.index(key) + (i - (len(sizes) - 1) / 2) * thick)
@@ -74,7 +81,7 @@ def _panel(
     if bars:
         axes.set_xlim(limits([*bars, (0.0, None)]))
     else:
-        note(axes, "no seed that dense has too")
+        note(axes, "no seed that a dense run of this model has too")
 
 
 def _shade(colour: str, i: int, of: int) -> tuple[float, float, float]:

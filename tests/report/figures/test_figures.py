@@ -124,6 +124,16 @@ def test_gains_need_a_dense_run(section: Section) -> None:
     np.testing.assert_allclose(widths, [2, 5, 10])
 
 
+def test_a_gain_is_never_over_a_dense_model_of_other_settings(tmp_path: Path) -> None:
+    for width, prec1 in ((128, 0.3), (256, 0.5)):
+        science = {"model.width": width}
+        for router, more in (("dense", 0.0), ("soft", width / 1000)):
+            add_metrics(add_run(tmp_path, router, prec1=prec1 + more, science=science), prec1 + more)
+    rows = sections(collect(tmp_path).runs)[0].rows
+    figure = draw_gains(rows, [UPSTREAM], looks(rows))
+    np.testing.assert_allclose(sorted(bar.get_width() for bar in figure.axes[0].patches), [12.8, 25.6])
+
+
 def test_curves_cross_dense_where_they_do_and_ended_runs_end(tmp_path: Path) -> None:
     for router, end in (("dense", 0.30), ("softmax_ec", 0.30)):
         add_metrics(add_run(tmp_path, router, prec1=end, **{"flops/image": 1e9}), end)
