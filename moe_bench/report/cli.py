@@ -11,6 +11,7 @@ from typing import NoReturn
 from rich.console import Console
 from rich.text import Text
 
+from moe_bench.config.problems import did_you_mean
 from moe_bench.errors import ConfigError
 from moe_bench.monitor.console import make_console
 from moe_bench.report.collect import Collection, collect
@@ -21,13 +22,15 @@ from moe_bench.report.render import terminal
 from moe_bench.report.tables import Table, describe_state
 
 MOST = 12
+VERBS = {"ls": "list the runs and how far they are", "report": "tables and figures over all finished runs"}
 
 
 def run(argv: list[str]) -> int:
     """``argv`` begins with the verb. Returns the exit code; raises MoeBenchError for what a user can mend."""
-    args = _parser().parse_args(argv)
-    collection = _collect(args.runs_dir, args.verb)
-    return _ls(collection) if args.verb == "ls" else _report(collection, args.out, args.paper)
+    verb, *words = argv
+    args = _parsed(verb, words)
+    collection = _collect(args.runs_dir, verb)
+    return _ls(collection) if verb == "ls" else _report(collection, args.out, args.paper)
 
 
 def _ls(collection: Collection) -> int:
@@ -102,13 +105,18 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}. {self.format_usage().strip()}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="moe-bench")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    ls = verbs.add_parser("ls", help="list the runs and how far they are")
-    report = verbs.add_parser("report", help="tables and figures over all finished runs")
-    for verb in (ls, report):
-        verb.add_argument("runs_dir", nargs="?", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
-    report.add_argument("--out", type=Path, help="where the report goes (default: RUNS_DIR/report)")
-    report.add_argument("--paper", action="store_true", help="the paper's values beside ours")
-    return parser
+def _parsed(verb: str, words: list[str]) -> argparse.Namespace:
+    parser = _Parser(prog=f"moe-bench {verb}", description=VERBS[verb])
+    parser.add_argument("runs_dir", nargs="?", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
+    known = ["--help"]
+    if verb == "report":
+        parser.add_argument("--out", type=Path, help="where the report goes (default: RUNS_DIR/report)")
+        parser.add_argument("--paper", action="store_true", help="the paper's values beside ours")
+        known += ["--out", "--paper"]
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        close = did_you_mean(unknown[0].partition("=")[0], known)
+        parser.error(
+            f"{verb} does not know {' '.join(unknown)}" + (f" (did you mean {close}?)" if close else "")
+        )
+    return args

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from moe_bench.monitor.units import MISSING, duration, percent
 from moe_bench.report.collect import Collection, Run
-from moe_bench.report.tables import probe_columns
+from moe_bench.report.tables import main_probes
 
 STYLES = {"running": "cyan", "finished": "green", "diverged": "red", "failed": "red", "killed": "red"}
 GAP = "  "
@@ -17,7 +17,7 @@ GAP = "  "
 
 def listing(collection: Collection, console: Console) -> list[Text]:
     """A line a run, as wide as it needs to be: a cut name cannot be copied. Two where a terminal is narrower."""
-    probes = probe_columns(collection.runs)[:1]
+    probes = main_probes(collection.runs)[:1]
     headings = ["run", "state", "step", "when", "prec@1", *(column.heading.removesuffix(" %") for column in probes)]
     runs = sorted(collection.runs, key=_age, reverse=True)
     rows = [[*_facts(run), *(percent(run.number(column.figure)) for column in probes)] for run in runs]

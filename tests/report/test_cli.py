@@ -56,6 +56,15 @@ def test_ls_puts_a_name_above_its_facts_where_a_terminal_is_narrow(runs: Path) -
     assert max(map(len, lines)) <= 60
 
 
+def test_ls_shows_ten_shots_also_where_a_run_has_fewer_and_more(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_run(runs, "dense", **{f"probe/digits/{shots}shot": shots / 100 for shots in (5, 10, 25)})
+    run(["ls", str(runs)])
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split()[-2:] == ["digits", "10-shot"]
+    assert any("91.2" in line for line in lines)
+    assert any("10.0" in line for line in lines)
+
+
 @pytest.mark.parametrize("verb", ["ls", "report"])
 def test_a_missing_folder_says_what_to_type(verb: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"`moe-bench {verb} DIR`"):
@@ -125,6 +134,15 @@ def test_no_runs_is_said_with_what_to_type(verb: str, tmp_path: Path) -> None:
 def test_an_unknown_flag_is_an_error_of_usage() -> None:
     with pytest.raises(ConfigError, match="--nonsense"):
         run(["ls", "--nonsense"])
+
+
+def test_a_flag_typed_wrong_is_told_with_the_verbs_own_usage_and_the_nearest_flag() -> None:
+    with pytest.raises(ConfigError, match=r"--papr \(did you mean --paper\?\)") as refused:
+        run(["report", "--papr"])
+    assert "usage: moe-bench report [-h]" in str(refused.value)
+    with pytest.raises(ConfigError, match="does not know --paper=3") as refused:
+        run(["ls", "runs", "--paper=3"])
+    assert "did you mean" not in str(refused.value)
 
 
 def imported_by(verb: str, runs: Path) -> set[str]:
