@@ -116,7 +116,5 @@ def _parsed(verb: str, words: list[str]) -> argparse.Namespace:
     args, unknown = parser.parse_known_args(words)
     if unknown:
         close = did_you_mean(unknown[0].partition("=")[0], known)
-        parser.error(
-            f"{verb} does not know {' '.join(unknown)}" + (f" (did you mean {close}?)" if close else "")
-        )
+        parser.error(f"{verb} does not know {' '.join(unknown)}" + (f" (did you mean {close}?)" if close else ""))
     return args
