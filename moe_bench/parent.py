@@ -15,10 +15,18 @@ from contextlib import suppress
 VARIABLE = "MOE_BENCH_PARENT"
 """Environment variable: the file descriptor of a cell's end of the pipe."""
 
+CELL = "MOE_BENCH_CELL"
+"""Environment variable: set in all processes of a run that a sweep started."""
+
 GRACE_S = 120.0
 """How long a cell that is to stop may take to stop by itself: a step and a checkpoint."""
 
 GONE = b"\nmoe-bench: the sweep that started this run is gone, and the run ends with it\n"
+
+
+def is_cell() -> bool:
+    """Whether this run is one of a sweep."""
+    return CELL in os.environ
 
 
 def end_with_it() -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_bench.config import Config, run_id, science, to_dict
-from moe_bench.config.argv import as_typed
 from moe_bench.config.here import refuse_what_is_missing
 from moe_bench.config.plugins import blaming_own_code
 from moe_bench.guard import naming_lost_workers
 from moe_bench.monitor.atomic import read_json
 from moe_bench.monitor.console import make_console
 from moe_bench.monitor.folder import RunFolder, Start
+from moe_bench.onward import next_commands
 from moe_bench.ranks import Alone, Rank
 
 if TYPE_CHECKING:
@@ -111,21 +111,10 @@ def _train(cfg: Config, folder: RunFolder, start: Start, console: Console, group
             fit.close(exit_code=1)
             raise
         fit.close(summary=summary)
-    told = summary_view(summary, str(folder.path), next_commands(cfg, folder.path), console.width)
-    console.print(told, soft_wrap=True)
+    if not console.quiet:
+        following = next_commands(cfg, folder.path, sys.argv[1:])
+        console.print(summary_view(summary, str(folder.path), following, console.width), soft_wrap=True)
     return summary["val/prec1"]
-
-
-def next_commands(cfg: Config, folder: Path) -> list[tuple[str, str]]:
-    """What one types after a run, each with what it does."""
-    typed = [as_typed(word) for word in sys.argv[1:] if not word.startswith(("router=", "-", "force="))]
-    other = "soft" if cfg.router.name != "soft" else "softmax_ec"
-    again = [(" ".join(["moe-bench", f"router={other}", *typed]), "the same with another router")]
-    return [
-        (f"moe-bench report {cfg.runs_dir}", "the table of all runs"),
-        *([] if cfg.init.run else again),  # weights of one router do not fit every other
-        (f"moe-bench probe {folder} --shots 1,5,10", "other few-shot settings"),
-    ]
 
 
 def _newest_whole(checkpoints: Path) -> Saved | None:

@@ -44,7 +44,7 @@ class Running:
         try:
             self._process = subprocess.Popen(
                 cell.command,
-                env={**os.environ, **environment, parent.VARIABLE: str(theirs)},
+                env={**os.environ, **environment, parent.VARIABLE: str(theirs), parent.CELL: "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=None if out is None else subprocess.STDOUT,

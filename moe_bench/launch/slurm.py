@@ -22,6 +22,7 @@ from moe_bench.errors import EXIT_SIGTERM, ConfigError
 from moe_bench.launch.cells import Cell
 from moe_bench.launch.local import say
 from moe_bench.monitor.atomic import FOLDER_MODE
+from moe_bench.parent import CELL
 
 STRAGGLER_S = 300
 """How long ranks may outlive the first that ends: W&B is given half a minute."""
@@ -32,6 +33,7 @@ SCRIPT = """\
 #!/bin/bash
 {directives}
 # One run of a sweep, written by moe-bench. `sbatch` with this file queues it again: it goes on, or says it is finished.
+export {cell}=1
 
 checkpoint() {{ cat {checkpoint} 2>/dev/null; }}
 before=$(checkpoint)
@@ -112,6 +114,7 @@ def script(cell: Cell, launcher: SlurmLauncher) -> str:
     """What is handed to ``sbatch``."""
     threads = f" --cpus-per-task={launcher.cpus_per_task}" if launcher.cpus_per_task else ""  # sbatch's is not srun's
     return SCRIPT.format(
+        cell=CELL,
         directives="\n".join(f"#SBATCH {option}" for option in _options(cell, launcher)),
         checkpoint=shlex.quote(str(cell.folder.absolute() / "checkpoints" / "last")),
         srun=f"srun --kill-on-bad-exit=0 --wait={STRAGGLER_S}{threads}",
