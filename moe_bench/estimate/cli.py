@@ -15,7 +15,7 @@ from moe_bench.launch.pace import price
 from moe_bench.model.fit import fits
 from moe_bench.monitor.console import make_console
 from moe_bench.monitor.layout import block
-from moe_bench.monitor.units import about, count, flops, significant, size
+from moe_bench.monitor.units import about, count, counted, flops, significant, size
 
 EPILOG = """examples:
   moe-bench estimate router=soft model=b16 capacity=2
@@ -89,7 +89,7 @@ def facts(cfg: Config, found: dict[str, Any]) -> dict[str, str]:
     lines = {
         "model": f"{cfg.model.name}: {count(total)} parameters, {count(active)} active",
         "work": f"{flops(found['flops/image'])}/image forward · forward and backward {flops(found['flops/step'])}/step "
-        f"of {r.batch:,} images, {flops(found['flops/run'])} in {r.steps:,} steps",
+        f"of {r.batch:,} images, {flops(found['flops/run'])} in {counted(r.steps, 'steps')}",
     }
     if found["slots_per_expert"]:
         lines["routing"] = (

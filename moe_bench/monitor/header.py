@@ -9,7 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from moe_bench.monitor.layout import block
-from moe_bench.monitor.units import MISSING, about, count, flops
+from moe_bench.monitor.units import MISSING, about, count, counted, flops
 
 AFFINITY_WORDS = {
     "sigmoid": "sigmoid gates",
@@ -155,7 +155,7 @@ def _training(facts: RunFacts) -> str:
     if facts.devices > 1:
         parts.append(f"{facts.devices} devices")
     split = f" ({' × '.join(parts)})" if len(parts) > 1 else ""
-    return f"{facts.steps:,} steps × {facts.batch} pictures{split} = {passes} epochs"
+    return f"{counted(facts.steps, 'steps')} × {counted(facts.batch, 'pictures')}{split} = {passes} epochs"
 
 
 def _device(facts: RunFacts) -> str:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from moe_bench.monitor.heartbeat import Eta
 from moe_bench.monitor.throughput import Throughput
-from moe_bench.monitor.units import duration, percent, rate
+from moe_bench.monitor.units import counted, duration, percent, rate
 
 BAR_EVERY_S = 0.5
 LINE_EVERY_S = 10.0
@@ -170,7 +170,7 @@ class _Bar:
             self._progress.update(self._steps, facts=" · ".join(wanted))
 
     def phase_start(self, label: str, total: int, unit: str) -> None:
-        self._phase = self._progress.add_task(label, total=total or None, facts=f"{total} {unit}" if total else "")
+        self._phase = self._progress.add_task(label, total=total or None, facts=counted(total, unit) if total else "")
         self._progress.start()
 
     def phase_advance(self) -> None:
@@ -215,7 +215,7 @@ class _Lines:
         self.note(step, steps, " · ".join([*facts, *routing]))
 
     def phase_start(self, label: str, total: int, unit: str) -> None:
-        self._console.print(f"{label}: {total} {unit} …" if total else f"{label} …")
+        self._console.print(f"{label}: {counted(total, unit)} …" if total else f"{label} …")
 
     def phase_advance(self) -> None:
         pass

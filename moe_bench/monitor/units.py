@@ -17,6 +17,12 @@ def count(value: float | None) -> str:
     return f"{value:,.0f}"
 
 
+def counted(number: float, things: str) -> str:
+    """ "12 batches", and "1 batch"."""
+    one = things.removesuffix("es" if things.endswith("ches") else "s")
+    return f"{number:,} {one if number == 1 else things}"
+
+
 def flops(value: float | None) -> str:
     """Floating point operations: 33.4e9 → "33.4 GFLOP"."""
     if value is None or not math.isfinite(value):

@@ -36,13 +36,17 @@ def finding_parts(found: Sequence[Block]) -> list[Part]:
     for block in found:
         parts += [Text(answer(block)), *short_tables(block)]
     parts += lengths(found)
-    parts += [Heading("What the findings rest on", 3), Text(HOW_TO_READ)]
-    for block in found:
-        for figure in dict.fromkeys(f.figure for f in block.findings):
-            parts.append(details(block.title, [f for f in block.findings if f.figure == figure]))
-        if any(block.trends.values()):
-            parts.append(over_training(block.title, block.findings, block.trends))
-    return parts
+    grounds = [table for block in found for table in _grounds(block)]
+    return [*parts, Heading("What the findings rest on", 3), Text(HOW_TO_READ), *grounds] if grounds else parts
+
+
+def _grounds(block: Block) -> list[Table]:
+    """What its verdicts rest on; nothing on a metric of which there are no pairs."""
+    metrics = dict.fromkeys(f.figure for f in block.findings)
+    tables = [details(block.title, [f for f in block.findings if f.figure == figure]) for figure in metrics]
+    if any(block.trends.values()):
+        tables.append(over_training(block.title, block.findings, block.trends))
+    return [table for table in tables if table.rows]
 
 
 def lengths(found: Sequence[Block]) -> list[Table]:
@@ -52,7 +56,7 @@ def lengths(found: Sequence[Block]) -> list[Table]:
         its = sorted((block for block in found if block.data == data), key=lambda block: block.pictures)
         if len({block.pictures for block in its}) > 1:
             tables.append(by_length(data, {block.length.removeprefix(", "): block.findings for block in its}))
-    return tables
+    return [table for table in tables if table.rows]
 
 
 def short_tables(block: Block) -> list[Table]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+from moe_bench.monitor.units import counted
 from moe_bench.report.collect import Run
 from moe_bench.report.interval import half_width
 from moe_bench.report.price import Price, price
@@ -151,7 +152,9 @@ def length(run: Run) -> str:
     recipe = run.config.get("recipe")
     if not isinstance(recipe, dict) or not isinstance(recipe.get("steps"), int):
         return ""
-    return f", {recipe['steps']:,} steps of {recipe.get('batch', '?')} pictures"
+    batch = recipe.get("batch")
+    pictures = counted(batch, "pictures") if isinstance(batch, int) else "? pictures"
+    return f", {counted(recipe['steps'], 'steps')} of {pictures}"
 
 
 def _partition(runs: Iterable[Run], belongs: Callable[[str], bool]) -> list[list[Run]]:

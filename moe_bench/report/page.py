@@ -66,4 +66,6 @@ def with_file_names(parts: Iterable[Part]) -> list[Part]:
 def slug(text: str) -> str:
     """Small letters, digits and hyphens: "Table 1: B/32 (tiny)" → "table-1-b-32-tiny"."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", plain)[:LONGEST].strip("-") or "part"
+    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    whole = words[: LONGEST + 1].rpartition("-")[0] if len(words) > LONGEST else words  # no word is cut
+    return whole or words[:LONGEST] or "part"

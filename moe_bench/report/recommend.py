@@ -124,9 +124,8 @@ def in_words(found: Recommendation) -> str:
     frugal = min((c for c in found.candidates if c.may_be_as_good), key=lambda c: (c.cost, -c.accuracy))
     said = [f"{found.model}: the most accurate is {best.name}, {best.accuracy:.1f} % at {_cost(best, price)}."]
     said.append(_rivals(found))
-    if frugal is not best:
-        percent = 100 * frugal.cost / best.cost
-        said.append(f"Of these {frugal.name} is the cheapest: {_cost(frugal, price)}, {percent:.0f} % of that.")
+    if frugal.cost < best.cost and (percent := round(100 * frugal.cost / best.cost)) < 100:
+        said.append(f"Of these {frugal.name} is the cheapest: {_cost(frugal, price)}, {percent} % of that.")
     if cheapest not in (best, frugal):
         share = f"{100 * cheapest.cost / best.cost:.0f} % of the cost of the best"
         said.append(f"The cheapest of all is {_lack(cheapest)}, at {share}.")

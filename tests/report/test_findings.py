@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from moe_bench.report.answers import answer, lengths, short_tables
+from moe_bench.report.answers import answer, finding_parts, lengths, short_tables
 from moe_bench.report.claims import CLAIMS
 from moe_bench.report.collect import collect
 from moe_bench.report.findings import FAILS, HOLDS, OPEN, Finding, findings
@@ -16,7 +16,7 @@ from moe_bench.report.groups import sections
 from moe_bench.report.paper import published
 from moe_bench.report.paper_claims import in_the_paper, published_runs
 from moe_bench.report.recommend import advice, in_words, recommendations
-from moe_bench.report.tables import result_table
+from moe_bench.report.tables import Table, result_table
 from moe_bench.report.trend import appears, curves, trend
 from moe_bench.report.verdicts import as_json, judged
 
@@ -176,6 +176,26 @@ def test_a_recommendation_names_the_best_the_cheapest_and_what_cannot_be_told_ap
     assert "cannot tell it from softmax_ec capacity 1 (" in said
     assert "Of these softmax_ec capacity 1 is the cheapest: 1.5 device-days, 75 % of that." in said
     assert "The cheapest of all is softmax_tc capacity 1 (" in said
+
+
+def test_a_rival_that_costs_about_as_much_is_not_called_the_cheapest(tmp_path: Path) -> None:
+    add(tmp_path, "soft", 0.80, **cost(2.0))
+    add(tmp_path, "softmax_ec", 0.7999, **cost(1.995))
+    (found,) = recommendations(sections(collect(tmp_path).runs)[0])
+    assert "Of these" not in in_words(found)
+
+
+def test_what_findings_rest_on_has_no_table_without_a_row(tmp_path: Path) -> None:
+    def tables() -> list[Table]:
+        return [part for part in finding_parts(judged(collect(tmp_path).runs)) if isinstance(part, Table)]
+
+    trained = [{"science": {"recipe.steps": n}, "config": {"recipe": {"steps": n}}} for n in (60, 600)]
+    for one in trained:
+        add_run(tmp_path, "softmax_tc", **one)
+    assert tables() == []
+    add_run(tmp_path, "sinkhorn_tc", **trained[1], **{"probe/digits/10shot": None})
+    titles = [table.title.partition(":")[0] for table in tables()]
+    assert titles == ["The paper's claims", "Findings on prec@1 by length of training", "Findings on prec@1"]
 
 
 def test_on_one_seed_the_recommendation_counts_what_it_cannot_tell_apart(tmp_path: Path) -> None:

@@ -73,6 +73,11 @@ def test_a_run_without_a_probe_says_that_and_not_how_it_would_have_been_probed(t
     assert titles(tmp_path) == ["probe.sets=[digits], probe.shots=[5,10])", "probe=none)"]
 
 
+def test_one_step_is_no_plural(tmp_path: Path) -> None:
+    add_run(tmp_path, config={"recipe": {"steps": 1, "batch": 1}})
+    assert grouped(tmp_path)[0].title == "digits, 1 step of 1 picture"
+
+
 def variants(root: Path) -> dict[str, str]:
     (section,) = grouped(root)
     return {row.router: row.variant for row in section.rows}

@@ -65,6 +65,13 @@ def test_html_shows_a_hostile_name_as_it_is() -> None:
     assert parsed(html(page(HOSTILE))).text.count(HOSTILE) == 12
 
 
+def test_a_long_name_of_a_file_ends_with_a_whole_word() -> None:
+    words = "results-" * 9 + "digits-default"  # 80 letters end within the last word
+    assert slug(words) == "results-" * 9 + "digits"
+    assert slug(words[:80]) == words[:80]
+    assert slug("a" * 100) == "a" * 80
+
+
 def test_links_of_the_page_lead_somewhere() -> None:
     tags = parsed(html(Page("t", [Heading("Results"), Heading("Not counted"), Heading("Within", 3)]))).tags
     ids = [attributes.get("id") for _, attributes in tags]
