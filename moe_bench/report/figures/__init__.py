@@ -16,7 +16,7 @@ from moe_bench.report.figures.cost import draw_cost, published_points
 from moe_bench.report.figures.curves import draw_curves
 from moe_bench.report.figures.gain import dense_beside, draw_gains, gain
 from moe_bench.report.figures.health import draw_health
-from moe_bench.report.figures.history import BINS, PER_BIN
+from moe_bench.report.figures.history import BINS
 from moe_bench.report.figures.lines import Histories
 from moe_bench.report.figures.over_settings import draw_evaluated, draw_shots, shots_of
 from moe_bench.report.figures.side_by_side import SideBySide
@@ -33,7 +33,10 @@ INTERVALS = (
     "Bars and bands: 95 % intervals over seeds (Student's t). One seed has none; one that is much longer than its "
     "panel is cut at the edge."
 )
-THINNED = f"Training rows are means over {BINS} spans of the training, of about {PER_BIN} logged steps each."
+THINNED = (
+    f"Of training steps, a point is a mean over one of {BINS} spans of the training, of a few of the steps logged "
+    f"there; where at most {BINS} were logged, it is one of them."
+)
 PUBLISHED = {"val/prec1": (PREC1, "JFT-300M prec@1 (%)"), "10shot": (SHOTS, "ImageNet 10-shot (%)")}
 
 
@@ -91,11 +94,14 @@ def _cost(section: Section, column: Column, number: int, paper: Published | None
     what = column.heading.removesuffix(" %")
     key, source = PUBLISHED.get(column.figure.rpartition("/")[2] if number else column.figure, ("", ""))
     published = published_points(paper, key) if paper and key else None
+    marks = (
+        "The marker is the router, its area the capacity; grey line: the Pareto front, if of several; dotted: dense."
+    )
     return _figure(
         draw_cost(section.rows, column.figure, f"{what} (%)", published, source),
         f"figure-2-{what}" if number else "figure-1",
         f"Figure {2 if number else 1}: {what} against the cost of training",
-        f"The marker is the router, its area the capacity; grey: the Pareto front; dotted: dense. {why}{INTERVALS}",
+        f"{marks} {why}{INTERVALS}",
         _best(section.rows, column),
     )
 

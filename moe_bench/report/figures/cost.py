@@ -148,12 +148,13 @@ def _draw(axes: Axes, point: Point) -> None:
         axes.axhline(point.score, linewidth=0.9, zorder=1.5, **look.line)
 
 
-def _handles(rows: Sequence[Row], panels: Iterable[list[Point]]) -> list[Artist]:
-    """Routers, sizes for capacities, the front."""
+def _handles(rows: Sequence[Row], panels: Sequence[list[Point]]) -> list[Artist]:
+    """Routers, sizes for capacities, the front where it is more than a point."""
     shown = [point for found in panels for point in found]
     by_look = {point.look.label: handle(point.look, line=point.dense) for point in shown}
     sizes = dict.fromkeys([*capacities(row for row in rows if row.runs), *(p.capacity for p in shown if not p.dense)])
     circle: dict[str, Any] = {"marker": "o", "linestyle": "", "color": GREY, "markeredgewidth": 0}
     circles = [Line2D([], [], label=capacity_words(c), markersize=math.sqrt(area(c)), **circle) for c in sizes]
-    staircase = Line2D([], [], label="Pareto front", **FRONT)
-    return [*by_look.values(), *(circles if len(circles) > 1 else []), staircase]
+    staircase = [Line2D([], [], label="Pareto front", **FRONT)]
+    drawn = any(len(front(found)) > 1 for found in panels)
+    return [*by_look.values(), *(circles if len(circles) > 1 else []), *(staircase if drawn else [])]

@@ -41,10 +41,10 @@ KINDS = (
     Kind("load/dead", "dead experts\n(%)", NOT_FAIR, scale=100),
     Kind("dropped_tokens", "tokens\ndropped (%)", ("token", "other"), scale=100),
     Kind("uncovered", "tokens\nuncovered (%)", scale=100),
-    Kind("affinity_entropy", "affinity entropy\n(nats)"),
+    Kind("affinity_entropy", "affinity\nentropy (nats)"),
     Kind("tokens_per_slot", "tokens a slot\nmixes"),
-    Kind("dispatch_max", "largest\ndispatch weight"),
-    Kind("combine_max", "largest\ncombine weight"),
+    Kind("dispatch_max", "dispatch\nweight (max)"),
+    Kind("combine_max", "combine\nweight (max)"),
 )
 
 
@@ -56,7 +56,8 @@ def draw_health(rows: Sequence[Row], histories: Histories, looks: Mapping[tuple[
     kinds = [kind for kind, found in curves.items() if found]
     if not kinds:
         return None
-    shown = dict.fromkeys((row.router, row.variant) for row in moe)
+    drawn = {id(row) for its in curves.values() for row, _ in its}
+    shown = dict.fromkeys((row.router, row.variant) for row in moe if id(row) in drawn)
     handles = [handle(looks[key], line=True) for key in shown]
     figure, grid = panels(len(kinds), len(columns), 0.95, handles, sharex=True, sharey="row")
     for kind, across in zip(kinds, grid):

@@ -17,6 +17,7 @@ from moe_bench.report.groups import Row, Section
 
 MARKERS = 7  # on a curve, at most
 LABEL_POINTS = 6.5
+CROSS: dict[str, Any] = {"marker": "x", "markersize": 5, "markeredgewidth": 1, "color": DARK, "linestyle": ""}
 ENDS = ("diverged", "failed")
 """States of runs that are drawn as far as they came."""
 
@@ -45,7 +46,8 @@ def draw_curve(axes: Axes, curve: Curve, look: Look, *, marked: bool = True) -> 
     """Mean, band of the 95 % interval where there is one, and a few markers, not on those of the curve before it."""
     every = max(1, -(-len(curve.x) // MARKERS))
     first = 3 * len(axes.lines) % every
-    point = {**look.point, "markevery": (first, every), "markeredgewidth": 0.6} if marked else {}
+    visible = marked or len(curve.x) == 1  # a line of one point is none
+    point = {**look.point, "markevery": (first, every), "markeredgewidth": 0.6} if visible else {}
     axes.plot(curve.x, curve.mean, **look.line, **point, zorder=3)
     axes.fill_between(curve.x, curve.mean - curve.half, curve.mean + curve.half, color=look.colour, alpha=0.13, lw=0)
 
@@ -60,20 +62,21 @@ def fit(axes: Axes, curves: Iterable[Curve]) -> None:
 def draw_ended(axes: Axes, curve: Curve, look: Look) -> None:
     """A run that did not finish: thin, with a cross where it ended."""
     axes.plot(curve.x, curve.mean, color=look.colour, linewidth=0.6, zorder=2)
-    axes.plot(curve.x[-1:], curve.mean[-1:], "x", color=DARK, markersize=5, markeredgewidth=1, zorder=4)
+    axes.plot(curve.x[-1:], curve.mean[-1:], **CROSS, zorder=4)
 
 
 def end_labels(axes: Axes, ends: Sequence[tuple[Curve, Look]], height: float) -> None:
-    """Names to the right of a panel of ``height`` inches, each level with the end of its curve, or near it."""
+    """Names to the right of a panel of ``height`` inches, each level with the end of its curve, or near it.
+
+    The line to a name begins at the panel's edge: within it, it would look like more of the curve.
+    """
     low, high = axes.get_ylim()
     gap = 1.2 * LABEL_POINTS / (0.75 * 72 * height)  # the axis has about three quarters of the panel's height
-    left, right = axes.get_xlim()
     found = sorted(((curve, look) for curve, look in ends if len(curve.x)), key=lambda end: end[0].mean[-1])
     wanted = [(float(curve.mean[-1]) - low) / (high - low) for curve, _ in found]
-    for (curve, look), level, place in zip(found, wanted, spread(wanted, gap)):
-        end = (float(curve.x[-1]) - left) / (right - left)
+    for (_, look), level, place in zip(found, wanted, spread(wanted, gap)):
         leader: dict[str, Any] = {"color": look.colour, "linewidth": 0.7, "clip_on": False, "transform": axes.transAxes}
-        axes.plot([end, 1.05], [level, place], **leader)
+        axes.plot([1.0, 1.05], [level, place], **leader)
         axes.text(1.06, place, look.label, transform=axes.transAxes, va="center", fontsize=LABEL_POINTS, color=DARK)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,6 +155,60 @@ def test_curves_cross_dense_where_they_do_and_ended_runs_end(tmp_path: Path) -> 
     assert len(figure.axes) == 2  # of equal price: no panel against FLOPs
     crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
     assert [tuple(line.get_xydata()[0]) for line in crosses] == [(600 * 128, pytest.approx(20))]
+
+
+def legend(figure: Any) -> list[str]:
+    return [text.get_text() for one in figure.legends for text in one.get_texts()]
+
+
+def curves_of(root: Path) -> Any:
+    (section,) = sections(collect(root).runs)
+    histories = Histories(section)
+    rows = [row for row in section.rows if row.runs]
+    return draw_curves(rows, histories.ended, histories, looks(section.rows))[0]
+
+
+def test_a_run_of_a_step_has_a_point_and_no_line_to_its_name_within_the_panel(tmp_path: Path) -> None:
+    rows = [{"samples_seen": 128, "train/loss": 4.6}, {"samples_seen": 128, "val/prec1": 0.1}]
+    (add_run(tmp_path) / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    for axes in curves_of(tmp_path).axes:
+        (point,) = [line for line in axes.lines if line.get_transform() != axes.transAxes]
+        (leader,) = [line for line in axes.lines if line.get_transform() == axes.transAxes]
+        assert point.get_marker() not in ("None", "")
+        assert min(leader.get_xdata()) >= 1
+
+
+def test_a_panel_without_values_has_no_ticks_and_says_so(tmp_path: Path) -> None:
+    (add_run(tmp_path) / "metrics.jsonl").write_text('{"samples_seen": 128, "val/prec1": 0.1}\n')
+    with_values, without = curves_of(tmp_path).axes
+    assert [text.get_text() for text in without.texts] == ["nothing was logged"]
+    assert [len(without.get_xticks()), len(without.get_yticks())] == [0, 0]
+    assert len(with_values.get_yticks())
+
+
+def test_the_legend_of_curves_has_only_marks_that_are_drawn(tmp_path: Path) -> None:
+    for router in ("dense", "softmax_ec"):
+        add_metrics(add_run(tmp_path, router), 0.3)
+    ended = add_run(tmp_path, "soft", state="failed")
+    assert legend(curves_of(tmp_path)) == []
+    add_metrics(ended, 0.2)
+    assert legend(curves_of(tmp_path)) == ["a run that failed or diverged ends"]
+
+
+def test_long_names_stand_in_the_legend_and_not_beside_the_panels(tmp_path: Path) -> None:
+    add_metrics(add_run(tmp_path, config={"router": {"combine": "plan"}}), 0.3)
+    figure = curves_of(tmp_path)
+    assert legend(figure) == ["softmax_ec (router.combine=plan)"]
+    assert not any(axes.texts for axes in figure.axes)
+
+
+def test_a_front_of_one_point_is_not_in_the_legend(tmp_path: Path) -> None:
+    for router, prec1, days in (("soft", 0.5, 2.0), ("softmax_ec", 0.6, 1.0), ("softmax_tc", 0.7, 3.0)):
+        add_run(tmp_path, router, prec1=prec1, **{"cost/device_days": days})
+    rows = sections(collect(tmp_path).runs)[0].rows
+    assert "Pareto front" in legend(draw_cost(rows, "val/prec1", "prec@1 (%)"))
+    one = [row for row in rows if row.router != "softmax_tc"]
+    assert "Pareto front" not in legend(draw_cost(one, "val/prec1", "prec@1 (%)"))
 
 
 def test_prices_that_differ_add_a_row_against_flops(section: Section) -> None:
