@@ -1,11 +1,14 @@
-"""Types for argparse that say what was wanted."""
+"""What argparse lacks: types that say what was wanted, and help for who typed too little."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
+
+from moe_bench.errors import ConfigError
 
 
 def positive(kind: Callable[[str], float]) -> Callable[[str], Any]:
@@ -21,3 +24,9 @@ def positive(kind: Callable[[str], float]) -> Callable[[str], Any]:
         return value
 
     return read
+
+
+def too_little(parser: argparse.ArgumentParser) -> int:
+    """Print the help of a verb that was typed without the word it needs; the exit code."""
+    parser.print_help(sys.stderr)
+    return ConfigError.exit_code

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import stat
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from moe_bench import __version__
 from moe_bench.config.argv import normalise
-from moe_bench.config.groups import conf_dir, find_groups
+from moe_bench.config.groups import conf_dir, find_groups, meant
 from moe_bench.config.problems import did_you_mean
 from moe_bench.errors import ConfigError
 from moe_bench.guard import guarded
@@ -67,10 +68,10 @@ def dispatch(words: list[str]) -> int:
 
 def instead(word: str) -> str:
     """What someone may have meant by a word that is no verb."""
-    options = find_groups(None).get(word)
-    if options:
-        return f"{word} is a setting: type {word}={next(iter(options))}, for example."
-    close = did_you_mean(word, VERBS)
+    groups = find_groups(None)
+    if word in groups:
+        return f"{word} is a setting: type {meant(word, groups)}, for example."
+    close = did_you_mean(word, VERBS) or meant(word, groups)
     return f"Did you mean `moe-bench {close}`?" if close else f"Verbs are {', '.join(VERBS)}."
 
 
@@ -189,7 +190,10 @@ class Parser(argparse.ArgumentParser):
     """argparse with our way to say that something is wrong."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"cannot read the command line: {message}. Flags and settings: moe-bench --help")
+        _, _, unknown = message.partition("unrecognized arguments: ")
+        close = did_you_mean(re.split("[ =]", unknown)[0], self._option_string_actions) if unknown else None
+        hint = f" Did you mean {close}?" if close else ""
+        raise ConfigError(f"cannot read the command line: {message}.{hint} Flags and settings: moe-bench --help")
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

@@ -113,12 +113,29 @@ def test_the_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "said"),
-    [("reprot", "`moe-bench report`"), ("fly", ", ".join(cli.VERBS)), ("router", "type router=dense")],
+    [
+        ("reprot", "`moe-bench report`"),
+        ("fly", ", ".join(cli.VERBS)),
+        ("router", "type router=dense"),
+        ("soft", "`moe-bench router=soft`"),
+    ],
 )
 def test_an_unknown_verb_is_met_with_a_known_one(typed: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"no verb '{typed}'") as caught:
         cli.dispatch([typed])
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("typed", "flag"), [("--dryrun", "--dry-run"), ("--config_dir=own", "--config-dir")])
+def test_a_misspelt_flag_is_met_with_a_known_one(typed: str, flag: str) -> None:
+    with pytest.raises(ConfigError, match=f"{typed}. Did you mean {flag}\\?"):
+        cli.parse(["router=soft", typed])
+
+
+def test_a_flag_like_no_other_has_no_advice() -> None:
+    with pytest.raises(ConfigError) as caught:
+        cli.parse(["--xyzzy"])
+    assert "Did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize("typed", ["", "-", "="])

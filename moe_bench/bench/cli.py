@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from moe_bench.arguments import too_little
 from moe_bench.bench.cases import DTYPES, ROUTERS, Case, ProbeCase, make_cases, numbers, size, whole, words
 from moe_bench.bench.timing import WARMUP
 from moe_bench.data.progress import progress
@@ -68,8 +69,7 @@ class _Parser(argparse.ArgumentParser):
 def run(argv: list[str]) -> int:
     """Prints what was asked for; returns the exit code. Raises MoeBenchError for what a user can mend."""
     if not argv:
-        make_parser().print_help()
-        return 0
+        return too_little(make_parser())
     args = make_parser().parse_args(argv)
     cases = args.cases(args)
     if args.json and not args.json.parent.is_dir():

@@ -132,17 +132,28 @@ def _unknown(key: str, value: Any, cls: type, place: str, conversion: Conversion
         here = f"{here}.{inner}"
     names = [f.name for f in fields(cls)] + ([] if place else ["experiment", "sweep", "debug"])
     close = did_you_mean(key, names)
-    prefix = f"{place}." if place else ""
     what = f"there is no setting {here or 'without a name'}" + (f"; {place} has {', '.join(names)}" if place else "")
-    conversion.add(Problem(f"{here}={show(value)}", what, f"{prefix}{close}={show(value)}" if close else ""), here)
+    remedy = _rightly(f"{place}.{close}" if place else close, cls, value) if close else ""
+    conversion.add(Problem(f"{here}={show(value)}", what, remedy), here)
+
+
+def _rightly(setting: str, cls: type, value: Any) -> str:
+    """The setting that was meant, with the value if it takes that, else with what it takes."""
+    name = setting.rpartition(".")[2]
+    kind, known = _hints(cls).get(name), {f.name: f for f in fields(cls)}
+    if name not in known or is_dataclass(kind) or _leaf(value, kind, setting, known[name], Conversion()) is not WRONG:
+        return f"{setting}={show(value)}"
+    return f"{setting} takes {_name_of(kind)}: {_example(setting, value, kind, _default(known[name]))}"
 
 
 def _leaf(value: Any, kind: Any, place: str, setting: Field[Any], conversion: Conversion) -> Any:
     """One value, of the right type, one of its words and within its limits; else WRONG."""
-    default = setting.default_factory() if setting.default_factory is not MISSING else setting.default
+    default = _default(setting)
     converted = _read(value, kind)
     if converted is WRONG:
-        what = f"{show(value)} is not {_name_of(kind)}"
+        what = (
+            f"{place} is empty; it takes {_name_of(kind)}" if value == "" else f"{show(value)} is not {_name_of(kind)}"
+        )
         conversion.add(Problem(f"{place}={show(value)}", what, _example(place, value, kind, default)), place)
         return WRONG
     if converted is None:
@@ -160,6 +171,10 @@ def _leaf(value: Any, kind: Any, place: str, setting: Field[Any], conversion: Co
         conversion.add(Problem(f"{place}={show(value)}", f"{place} must be {limit.text}", remedy), place)
         return WRONG
     return converted
+
+
+def _default(setting: Field[Any]) -> Any:
+    return setting.default_factory() if setting.default_factory is not MISSING else setting.default
 
 
 def _read(value: Any, kind: Any) -> Any:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import moe_bench
+from moe_bench.config.problems import did_you_mean
 from moe_bench.errors import ConfigError
 
 CONFIG_NAME = "config"
@@ -54,6 +55,17 @@ def find_groups(config_dir: str | None = None) -> Groups:
             if group != ".":
                 groups.setdefault(group, {}).setdefault(file.stem, file)
     return groups
+
+
+def meant(word: str, groups: Groups) -> str:
+    """What someone may have meant by a word without "=", as one types it; empty if nothing is near."""
+    found = {option: f"{group}={option}" for group in reversed(groups) for option in groups[group] if "/" not in group}
+    found |= {group: f"{group}={next(iter(options))}" for group, options in groups.items() if "/" not in group}
+    if word not in found and any(Path(word).glob("*/*.yaml")):
+        return f"--config-dir {word}"
+    if word.partition(".")[0] in groups and "." in word:
+        return f"{word}=VALUE"
+    return found.get(did_you_mean(word, found) or "", "")
 
 
 def description(file: Path) -> str:

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from moe_bench.config.argv import VALUE_OF_GROUP
-from moe_bench.config.groups import Groups
+from moe_bench.config.groups import Groups, meant
 from moe_bench.config.plugins import ROUTERS, declared
 from moe_bench.config.problems import Problem, did_you_mean
 from moe_bench.config.security import problems_of_line
@@ -50,7 +50,7 @@ def read(lines: Sequence[str], groups: Groups, problems: list[Problem]) -> Overr
         if override is not None:
             found += _problems_of_group(override, groups)
         elif not found:
-            found.append(_unreadable(line))
+            found.append(_unreadable(line, groups))
         if override is not None and not found:
             parsed.append(_entry_point(override, groups))
         else:
@@ -73,10 +73,11 @@ def _parser() -> OverridesParser:
     return OverridesParser.create()
 
 
-def _unreadable(line: str) -> Problem:
+def _unreadable(line: str, groups: Groups) -> Problem:
     key, equals, value = line.partition("=")
     if not equals:
-        return Problem(line, "this is neither key=value nor a flag", f"{line}=VALUE" if line.strip("-+~") else "")
+        what = "this is no setting, since it is neither key=value nor a flag"
+        return Problem(line, what, meant(line, groups) if line.strip("-+~") else "")
     return Problem(line, "the value cannot be read", f"quote it: '{key}=\"{value}\"'")
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moe_bench.arguments import too_little
 from moe_bench.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ examples:
 
 def run(argv: list[str]) -> int:
     """Runs ``moe-bench shards ARGV``; returns the exit code. Raises MoeBenchError for what the user can mend."""
+    if not argv:
+        return too_little(_parser())
     arguments = _parser().parse_args(argv)
     code: int = arguments.run(arguments)
     return code

@@ -27,13 +27,13 @@ def test_alone_it_prints_its_usage_at_once_and_without_torch() -> None:
     script = (
         "import resource, sys; from moe_bench.cli import dispatch; code = dispatch(['bench']);"
         "spent = resource.getrusage(resource.RUSAGE_SELF);"
-        "print(code, 'torch' in sys.modules, spent.ru_utime + spent.ru_stime < 3, file=sys.stderr)"
+        "print(code, 'torch' in sys.modules, spent.ru_utime + spent.ru_stime < 3)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stderr == "0 False True\n"
-    assert "moe-bench bench layers" in done.stdout
-    assert "moe-bench bench routing" in done.stdout
-    assert "moe-bench bench probe" in done.stdout
+    assert done.stdout == "2 False True\n"
+    assert "moe-bench bench layers" in done.stderr
+    assert "moe-bench bench routing" in done.stderr
+    assert "moe-bench bench probe" in done.stderr
 
 
 def measured(words: list[str], capsys: Capture) -> dict[str, Any]:

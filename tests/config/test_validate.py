@@ -58,7 +58,15 @@ def test_an_unknown_setting_is_refused_however_it_is_forced(typed: str) -> None:
         ("router.options=3", "3 is not key: value pairs"),
         ("model.width.x=3", "{x: 3} is not a whole number"),
         ("recipe={steps: 3", "the value cannot be read"),
+        ("recipe.lr=", "recipe.lr is empty; it takes a number\n"),
+        ("model.blocks=x", "→ model.moe_blocks takes a list of whole numbers: for example model.moe_blocks=[1,3,5]"),
+        ("model.blocks=3", "→ model.moe_blocks takes a list of whole numbers: model.moe_blocks=[3]"),
+        ("model.blocks=[3]", "→ model.moe_blocks=[3]"),
+        ("recipe.los=hinge", "→ recipe.loss takes a word: for example recipe.loss=softmax"),
         ("router", "neither key=value"),
+        ("router", "→ router=dense"),
+        ("soft", "→ router=soft"),
+        ("recipe.steps", "→ recipe.steps=VALUE"),
         ("router=null", "a run needs a router"),
         ("~logger", "→ logger=none"),
         ("hydra.nonsense=3", "nonsense"),
@@ -218,3 +226,13 @@ def test_one_configuration_leaves_no_trace_in_the_next() -> None:
     before = config.load()
     config.load(["recipe.lr=7", "model.moe_blocks=[2]", "router.options={}", "data.name=x"])
     assert config.load() == before
+
+
+def test_a_stray_word_is_no_setting_and_perhaps_the_folder_that_a_flag_is_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "→" not in refused("my-own-yaml")
+    Path("my-own-yaml/router").mkdir(parents=True)
+    Path("my-own-yaml/router/mine.yaml").write_text("name: mine\n")
+    assert "→ --config-dir my-own-yaml\n" in refused("my-own-yaml")

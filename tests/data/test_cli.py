@@ -106,12 +106,18 @@ def test_impossible_options_are_told(tmp_path: Path, options: list[str]) -> None
         run(["make", "--folder", str(tmp_path), "--out", str(tmp_path / "out"), *options])
 
 
-@pytest.mark.parametrize("words", [[], ["index"], ["make"], ["mend"], ["make", "--out", "x"]])
+@pytest.mark.parametrize("words", [["index"], ["make"], ["mend"], ["make", "--out", "x"]])
 def test_wrong_words_exit_with_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run(words)
     assert caught.value.code == 2
     assert "usage: moe-bench shards" in capsys.readouterr().err
+
+
+def test_alone_it_prints_its_help_and_exits_with_two_as_other_verbs_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, "moe-bench shards verify DIR" in printed.err) == ("", True)
 
 
 def test_help_imports_no_torch() -> None:
