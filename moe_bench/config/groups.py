@@ -61,7 +61,7 @@ def meant(word: str, groups: Groups) -> str:
     """What someone may have meant by a word without "=", as one types it; empty if nothing is near."""
     found = {option: f"{group}={option}" for group in reversed(groups) for option in groups[group] if "/" not in group}
     found |= {group: f"{group}={next(iter(options))}" for group, options in groups.items() if "/" not in group}
-    if word not in found and any(Path(word).glob("*/*.yaml")):
+    if word not in found and os.path.isdir(word) and any(Path(word).glob("*/*.yaml")):  # isdir: no word is an error
         return f"--config-dir {word}"
     if word.partition(".")[0] in groups and "." in word:
         return f"{word}=VALUE"

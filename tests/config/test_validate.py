@@ -233,6 +233,7 @@ def test_a_stray_word_is_no_setting_and_perhaps_the_folder_that_a_flag_is_for(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert "→" not in refused("my-own-yaml")
+    assert "→" not in refused("y" * 5000)
     Path("my-own-yaml/router").mkdir(parents=True)
     Path("my-own-yaml/router/mine.yaml").write_text("name: mine\n")
     assert "→ --config-dir my-own-yaml\n" in refused("my-own-yaml")
