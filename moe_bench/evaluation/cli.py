@@ -17,7 +17,7 @@ from moe_bench.data.progress import progress
 from moe_bench.errors import ConfigError
 from moe_bench.evaluation.settings import Setting, as_trained, compared_with, settings, words
 from moe_bench.evaluation.table import table
-from moe_bench.monitor.atomic import plain, read_json, write_json
+from moe_bench.monitor.atomic import make_writable, plain, read_json, write_json
 from moe_bench.training.trained import run_config
 
 if TYPE_CHECKING:
@@ -49,10 +49,11 @@ def run(argv: list[str]) -> int:
     if args.probe and not config.probe.sets:
         raise ConfigError(f"--probe: {args.run} has no probe.sets. Use moe-bench probe {args.run} --data DIR")
     settings(config, args.capacity, args.k)  # so that a mistake is told before anything heavy is loaded
+    make_writable(args.run)  # likewise
     with blaming_own_code(config.router):
         document = {"command": f"moe-bench evaluate {shlex.join(argv)}", **_evaluate(args, config)}
-    write_json(args.run / NAME, document)
     print(json.dumps(plain(document), indent=2, ensure_ascii=False) if args.json else table(document))
+    write_json(args.run / NAME, document)  # last: a disk that is full by now costs the file and not the table
     if not args.json:
         print(f"written: {args.run / NAME}")
     return 0

@@ -14,7 +14,7 @@ import numpy as np
 from moe_bench.config.plugins import blaming_own_code
 from moe_bench.config.schema import SoftRouterConfig
 from moe_bench.errors import ConfigError
-from moe_bench.monitor.atomic import read_json
+from moe_bench.monitor.atomic import make_writable, read_json
 from moe_bench.monitor.units import MISSING, percent
 from moe_bench.training.trained import load_model, run_config
 
@@ -79,6 +79,7 @@ def _explain(args: argparse.Namespace, config: Config) -> int:
     from moe_bench.training.place import torch_device
 
     shown = _pictures(args, config)
+    make_writable(_place(args), parents=True, remedy="Choose a place with --out FOLDER")
     few = np.unique(np.linspace(0, len(shown.numbers) - 1, args.pictures).round().astype(np.int64))
     with progress("pictures", len(shown.numbers), "pictures") as advance:
         pictures, layers, bad = look(
@@ -93,11 +94,16 @@ def _explain(args: argparse.Namespace, config: Config) -> int:
             advance=advance,
         )
     found = [specific(seen.load, shown.index.labels[shown.numbers]) for seen in layers]
+    print(_head(args.run, config, shown, step, bad), summary(layers, found, shown.names), sep="\n\n")
     with style():
         files = _draw(args, config, shown, pictures, layers, found)
-    print(_head(args.run, config, shown, step, bad), summary(layers, found, shown.names), sep="\n\n")
     print(f"\nwritten to {files[0].parent}: {', '.join(path.name for path in files)}")
     return _to_wandb(args.run, config, files, step) if args.wandb else 0
+
+
+def _place(args: argparse.Namespace) -> Path:
+    folder: Path = args.out or args.run / "routing"
+    return folder
 
 
 def _pictures(args: argparse.Namespace, config: Config) -> Shown:
@@ -157,7 +163,7 @@ def _draw(
             seen, of_layer, partial(about, seen=seen, found=one, names=shown.names)
         )
         figures[f"{seen.name}-classes"] = draw_classes(seen, one, shown.names)
-    return write_figures(args.out or args.run / "routing", args.format, figures)
+    return write_figures(_place(args), args.format, figures)
 
 
 def about(expert: int, seen: Seen, found: Specific, names: Sequence[str]) -> str:

@@ -42,10 +42,10 @@ def run(argv: list[str]) -> int:
         ValueError
     ) as error:  # a capacity that leaves an expert without a slot or asks for more experts than there are
         raise ConfigError(str(error)) from error
+    print(table(scene, factor, several))
     with style():
         figures = {"all": draw_all(scene, several)} | {routed.name: draw_router(scene, routed) for routed in several}
         write_figures(args.out, args.format, figures)
-    print(table(scene, factor, several))
     print(f"written to {args.out}: {', '.join(f'{name}.{args.format}' for name in figures)}")
     return 0
 

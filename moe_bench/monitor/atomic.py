@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from moe_bench.monitor.units import size
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
+REMEDY = "Free some space or mend the folder, then type the same command again."
 
 
 def plain(value: Any) -> Any:
@@ -43,40 +45,50 @@ def write_json(path: Path, value: Any) -> None:
 
     Raises CheckpointError when the file system refuses, naming the path and its reason.
     """
+    try:
+        _replace(path, value)
+    except OSError as error:
+        kept = " The file that was there before is intact." if path.is_file() else ""
+        raise CheckpointError(f"Cannot write {path}: {_reason(error, path.parent)}.{kept} {REMEDY}") from error
+
+
+def _replace(path: Path, value: Any) -> None:
     data = (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: a rename never crosses a file system
     try:
-        try:
-            descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temp, path)
-        except OSError:
+        descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    except OSError:
+        with suppress(OSError):  # where no file can be, as under another file, there is none to remove either
             temp.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
-    except OSError as error:
-        raise CheckpointError(
-            f"Cannot write {path}: {error.strerror or error}{shortage(error, path.parent, len(data))}. "
-            "The file that was there before is intact. "
-            "Free some space or mend the folder, then type the same command again: it goes on where it stopped."
-        ) from error
+        raise
+    sync_folder(path.parent)
 
 
-def make_writable(folder: Path) -> None:
-    """Make ``folder``, and write, sync and rename a file in it now rather than after hours of training.
+def make_writable(folder: Path, *, parents: bool = False, remedy: str = REMEDY) -> None:
+    """Make ``folder``, and write, sync and rename a file in it now rather than after hours of work.
 
+    Args: parents, whether to make those too. remedy, what to do where it cannot be.
     Raises CheckpointError when the file system refuses.
     """
     try:
-        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        folder.mkdir(mode=FOLDER_MODE, parents=parents, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
+        raise CheckpointError(f"Cannot make the folder {folder}: {_reason(error, folder.parent)}. {remedy}") from error
     probe = folder / ".writable"
-    write_json(probe, {})
-    probe.unlink()
+    try:
+        _replace(probe, {})
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"Cannot write in the folder {folder}: {_reason(error, folder)}. {remedy}") from error
+
+
+def _reason(error: OSError, folder: Path) -> str:
+    return f"{error.strerror or error}{shortage(error, folder)}"
 
 
 def free_space(folder: Path) -> int | None:

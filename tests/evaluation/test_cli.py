@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,31 @@ def test_another_prec1_than_the_runs_is_told(folder: Path, tmp_path: Path, capsy
     (remark,) = cli._remarks(tmp_path, summary["steps"], summary["val/prec1"], summary["val/count"])
     assert "summary.json says 50.00 %" in remark
     assert cli._remarks(tmp_path, summary["steps"] - 1, summary["val/prec1"], summary["val/count"]) == []
+
+
+def test_where_the_numbers_cannot_be_written_nothing_is_computed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    run = Path(shutil.copytree(folder, tmp_path / folder.name))
+    (run / ".writable").mkdir()  # in the place of what is written there to see whether it can be; also for root
+    monkeypatch.setattr(cli, "_evaluate", pytest.fail)
+    assert guarded(lambda: cli.run([str(run)])) == 4
+    error = capsys.readouterr().err
+    assert f"Cannot write in the folder {run}" in error
+    assert "where it stopped" not in error
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_table_whose_file_cannot_be_written_is_not_lost(
+    folder: Path, tmp_path: Path, words: list[str], capsys: Capture
+) -> None:
+    run = Path(shutil.copytree(folder, tmp_path / folder.name))
+    (run / cli.NAME).unlink(missing_ok=True)  # of a test before this one
+    (run / cli.NAME).mkdir()  # in the place of the file, also for root
+    assert guarded(lambda: cli.run([str(run), "--capacity", "1", "--workers", "0", *words])) == 4
+    told = capsys.readouterr()
+    assert "as trained" in told.out
+    assert cli.NAME in told.err
 
 
 def test_one_line_of_dense_says_that_there_is_nothing_to_vary() -> None:

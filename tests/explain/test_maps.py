@@ -53,6 +53,16 @@ def test_a_run_gets_its_pictures_and_the_table_says_what_its_telemetry_says(
 
 
 @pytest.mark.slow
+def test_a_place_that_cannot_be_written_is_refused_before_pictures_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = trained("softmax_tc", monkeypatch)
+    monkeypatch.setattr("moe_bench.explain.seen.look", pytest.fail)
+    with pytest.raises(CheckpointError, match=r"Not a directory\. Choose a place with --out FOLDER"):
+        program.dispatch(["explain", str(run), "--out", str(run / "run.json" / "maps")])
+
+
+@pytest.mark.slow
 def test_a_run_without_experts_is_told_that_there_is_nothing_to_show(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

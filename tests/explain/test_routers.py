@@ -115,7 +115,10 @@ def test_what_cannot_be_shown_is_refused_with_the_numbers(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_place_that_cannot_be_written_is_named(shards: Path, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_named_and_the_table_is_not_lost(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="--out FOLDER"):
         routers.run(["routers", "--images", str(shards), *SMALL, "--out", str(tmp_path / "file")])
+    assert "slots filled" in capsys.readouterr().out
