@@ -34,7 +34,7 @@ class DataError(MoeBenchError):
 
 
 class CheckpointError(MoeBenchError):
-    """A checkpoint or the run folder cannot be read or written."""
+    """A checkpoint, the run folder or another place for results cannot be read or written."""
 
     exit_code = 4
 

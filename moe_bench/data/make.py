@@ -25,7 +25,7 @@ from moe_bench.data.cache import replacing
 from moe_bench.data.plan import permutation
 from moe_bench.data.sources import SPLITS, read_meta
 from moe_bench.data.tar import PICTURES
-from moe_bench.errors import ConfigError, DataError
+from moe_bench.errors import CheckpointError, ConfigError, DataError
 
 PER_SHARD = 10_000
 
@@ -52,7 +52,7 @@ def write_dataset(out: Path, name: str, origin: Origin, per_shard: int = PER_SHA
     """Writes or adds splits to the folder ``out`` and returns its meta.json. Same samples, same bytes.
 
     Nothing appears in ``out`` before all shards are whole. Raises ConfigError if a split is there already or the folder
-    has other classes, DataError if a split has no pictures.
+    has other classes, DataError if a split has no pictures, CheckpointError if ``out`` cannot be written.
     """
     classes = [{"index": index, "name": title} for index, title in enumerate(origin.classes)]
     before = read_meta(out)
@@ -61,9 +61,10 @@ def write_dataset(out: Path, name: str, origin: Origin, per_shard: int = PER_SHA
         splits = {split: _write_split(scratch, split, iter(it), per_shard) for split, it in origin.splits.items()}
         for path in sorted(scratch.iterdir()):
             path.rename(out / path.name)
-    meta = {"name": name, "num_classes": len(classes), "classes": classes, "splits": before.get("splits", {}) | splits}
-    with replacing(out / "meta.json") as temporary:
-        temporary.write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        splits = before.get("splits", {}) | splits
+        meta = {"name": name, "num_classes": len(classes), "classes": classes, "splits": splits}
+        with replacing(out / "meta.json") as temporary:
+            temporary.write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
     return meta
 
 
@@ -85,7 +86,10 @@ def _scratch(out: Path) -> Iterator[Path]:
         scratch.mkdir(parents=True)
         yield scratch
     except OSError as error:
-        raise DataError(f"the shards could not be written to {out}: {error}") from error
+        raise CheckpointError(
+            f"the shards could not be written to {out}: {error.strerror or error}. "
+            "Free some space or mend the folder, or choose another --out; then type the same command again"
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -121,10 +125,11 @@ def from_folder(folder: Path, split: str = "train", val_share: float = 0.0) -> O
     """A folder of class folders, all of it as ``split``; or a folder of train, val or test folders of class folders.
 
     Args: val_share, the share of each class to set apart as "val" where the folder has no splits of its own.
-    Raises DataError where there are no class folders, and for a class that only a later split has.
+    Raises ConfigError where there is no such folder, DataError where it has no class folders, and for a class that only
+    a later split has.
     """
     if not folder.is_dir():
-        raise DataError(f"the picture folder {str(folder)!r} does not exist")
+        raise ConfigError(f"--folder: there is no folder {str(folder)!r}. Looked for at {folder.absolute()}")
     inside = {path.name for path in folder.iterdir() if path.is_dir()}
     parted = inside and inside <= set(SPLITS)  # with other folders beside it, "train" is a class of vehicles
     roots = {name: folder / name for name in SPLITS if name in inside} if parted else {split: folder}
@@ -167,9 +172,11 @@ def _files(pairs: Iterable[tuple[Path, int]], classes: Sequence[str]) -> Iterato
     from moe_bench.data.decode import decode
 
     for number, (path, label) in enumerate(pairs):
-        data = path.read_bytes()
         try:
+            data = path.read_bytes()
             decode(data)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
         except ValueError as error:
             raise DataError(f"{path} {error}") from error
         yield Sample(_key(number, f"{classes[label]}-{path.stem}"), path.suffix.lower().lstrip("."), data, label)
@@ -210,7 +217,10 @@ def _load_torchvision(name: str, root: Path, split: str) -> Any:
 
 def _pngs(name: str, pictures: Any) -> Iterator[Sample]:
     for number, place in enumerate(permutation(len(pictures), 0).tolist()):
-        image, target = pictures[place]
+        try:
+            image, target = pictures[place]
+        except OSError as error:
+            raise DataError(f"picture {place} of torchvision's {name} cannot be read: {error}") from error
         out = io.BytesIO()
         image.save(out, format="PNG")
         yield Sample(_key(number, f"{name}-{place}"), "png", out.getvalue(), _class_number(name, target))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import webdataset
 from moe_bench.data.index import open_split
 from moe_bench.data.make import from_folder, from_torchvision, write_dataset
 from moe_bench.data.sources import split_of
-from moe_bench.errors import ConfigError, DataError
+from moe_bench.errors import CheckpointError, ConfigError, DataError
 from tests.data.shards import picture
 
 
@@ -101,8 +103,31 @@ def test_a_file_that_is_no_picture_is_named_and_nothing_is_left(tmp_path: Path) 
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_is_no_damage_of_the_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = photos(tmp_path / "p", {"a": 1})
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"file/out: Not a directory\. .* another --out"):
+        write_dataset(tmp_path / "file" / "out", "x", from_folder(source))
+
+    def full(before: Path, after: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)  # how meta.json gets its name, when the shards have theirs
+    with pytest.raises(CheckpointError, match=r"out: No space left on device\. "):
+        write_dataset(tmp_path / "out", "x", from_folder(source))
+
+
+def test_a_picture_that_cannot_be_read_is_damage_of_the_pictures(tmp_path: Path) -> None:
+    source = photos(tmp_path / "p", {"a": 1})
+    (source / "a" / "gone.png").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"gone\.png cannot be read: No such file"):
+        write_dataset(tmp_path / "out", "x", from_folder(source))
+
+
 def test_folders_without_pictures_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(ConfigError, match=r"--folder: there is no folder '.*nowhere'"):
         from_folder(tmp_path / "nowhere")
     with pytest.raises(DataError, match="has no class folders"):
         from_folder(tmp_path)
