@@ -12,8 +12,12 @@ except KeyboardInterrupt:
 
 
 def main() -> int:
-    """What the script moe-bench runs. Returns the exit code."""
-    return interrupt.answered(_load)
+    """What the script moe-bench runs. Returns the exit code, except in a rank that has met others: that ends here."""
+    code = interrupt.answered(_load)
+    from moe_bench.ranks import depart  # at the end: not before Ctrl-C has its answer
+
+    depart(code)
+    return code
 
 
 def _load() -> interrupt.Command:

@@ -12,10 +12,12 @@ up, how far a rank is and how it ended. It tells each side when the other is gon
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -158,6 +160,29 @@ def _first_host(nodes: str) -> str:
 def leave(number: int) -> None:
     """End at once by a signal: what a rank does before it has something to save."""
     os._exit(128 + number)
+
+
+_met_others = False
+
+
+def met_others() -> None:
+    """This process is in a process group now: it has to end by ``depart``."""
+    global _met_others
+    _met_others = True
+
+
+def depart(code: int) -> None:
+    """In a process that was in a group, do all that is registered for its exit and end it; else nothing.
+
+    Threads of gloo outlive their group. One of them that lets go of its last tensor while the interpreter cleans up
+    would abort the process, although all is done.
+    """
+    if _met_others:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                stream.flush()
+        os._exit(code)
 
 
 class Line:

@@ -103,6 +103,7 @@ def joined(rank: Rank, at: Place, timeout_s: float) -> Iterator[Group]:
     try:
         backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        ranks.met_others()
         group = Group(rank)
         yield group
         group.largest(0)  # gloo aborts where one rank leaves while another still talks

@@ -199,3 +199,28 @@ def test_a_refusal_that_all_ranks_share_is_told_once(rank: str) -> None:
     done = subprocess.run(command, env={**os.environ, **SLURM, "SLURM_PROCID": rank}, capture_output=True, text=True)
     assert done.returncode == 2
     assert ("8 tasks" in done.stderr) == bool(done.stderr) == (rank == "0")
+
+
+DEPARTING = """
+import atexit, os, sys
+from moe_bench import ranks
+
+class Held:
+    def __del__(self):
+        os.write(1, b"cleaned up ")
+
+held = Held()
+atexit.register(lambda: os.write(1, b"at exit "))
+if "met" in sys.argv:
+    ranks.met_others()
+ranks.depart(5)
+"""
+
+
+def test_a_rank_that_met_others_ends_with_its_code_and_without_the_interpreters_clean_up() -> None:
+    def told(*words: str) -> tuple[int, str]:
+        ended = subprocess.run([sys.executable, "-c", DEPARTING, *words], capture_output=True, text=True, check=False)
+        return ended.returncode, ended.stdout
+
+    assert told("met") == (5, "at exit ")
+    assert told() == (0, "at exit cleaned up ")

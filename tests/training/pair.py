@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import multiprocessing
 
-from moe_bench.ranks import Rank
+from moe_bench.ranks import Rank, depart
 from moe_bench.training.group import Group, joined
 from moe_bench.training.place import resolve
 
@@ -32,3 +32,4 @@ def _work(rank: int, ranks: int, port: int, job: Callable[..., Any], folder: Pat
     with joined(Rank(rank, rank, 0, ranks, port=port), resolve("cpu", ranks), timeout_s=60) as group:
         assert isinstance(group, Group)
         torch.save(job(group, folder, *args), folder / f"returned-{rank}.pt")
+    depart(0)
