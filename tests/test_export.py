@@ -95,3 +95,20 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(run: Path, tmp_path: Pat
 def test_no_run_folder_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a run folder"):
         export.run([str(tmp_path)])
+    (tmp_path / "run.json").touch()
+    with pytest.raises(ConfigError, match=r"run\.json is a file\. Give the folder of a run"):
+        export.run([str(tmp_path / "run.json")])
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "explain", "probe"])
+def test_a_run_that_has_saved_nothing_is_told_as_export_tells_it(run: Path, verb: str) -> None:
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "checkpoints")
+    status = json.loads((run / "status.json").read_text()) | {"state": "failed", "step": 0, "steps": 2}
+    (run / "status.json").write_text(json.dumps(status))
+    told = r"not finished \(failed at step 0 of 2\), so it has no .*weights yet\. .* begins at step 0"
+    with pytest.raises(CheckpointError, match=told):
+        export.run([str(run)])
+    data = ["--data", "digits"] if verb == "probe" else []
+    with pytest.raises(CheckpointError, match=told):
+        cli.dispatch([verb, str(run), *data])

@@ -10,6 +10,7 @@ from moe_bench.config.problems import did_you_mean
 from moe_bench.config.schema import Config
 from moe_bench.errors import ConfigError, DataError
 
+RUNS = "runs"  # where they are unless runs_dir says otherwise
 DIGITS = "digits"  # as a folder of shards: the pictures that come with moe-bench
 
 
@@ -39,3 +40,13 @@ def _close(folder: str) -> str:
     beside = [child.name for child in path.parent.iterdir() if child.is_dir()] if path.parent.is_dir() else []
     close = did_you_mean(path.name, beside)
     return f"; did you mean {str(Path(folder).with_name(close))!r}?" if close else f". Looked for at {path}"
+
+
+def meant_run(run: Path) -> str:
+    """For the message that there is no folder ``run``: the run that may be meant, beside it or in runs/."""
+    known: dict[str, Path] = {}
+    for parent in (run.parent, Path(RUNS)):
+        known |= {record.parent.name: record.parent for record in parent.glob("*/run.json")}
+    begun = [name for name in known if name.startswith(run.name)]  # ids end in a hash, which nobody types
+    close = begun[0] if len(begun) == 1 else did_you_mean(run.name, known)
+    return f"; did you mean {known[close]}?" if close else ". `moe-bench ls` shows the runs"

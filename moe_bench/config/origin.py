@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_bench.config.convert import Conversion, to_config
+from moe_bench.config.here import meant_run
 from moe_bench.config.model_rules import slots_per_expert, tokens_per_group
 from moe_bench.config.problems import Problem, raise_if_any, show
 from moe_bench.config.schema import (
@@ -101,7 +102,7 @@ def _of_file(setting: str, path: Path) -> Origin:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise CheckpointError(f"there is no such file or folder. Looked for at {path.absolute()}")
+        raise CheckpointError(f"there is no such file or folder. Looked for at {path.absolute()}{meant_run(path)}")
     try:
         with safe_open(path, "np") as file:
             told = (file.metadata() or {}).get("config")

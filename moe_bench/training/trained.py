@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_bench.errors import CheckpointError
+from moe_bench.errors import CheckpointError, ConfigError
 from moe_bench.monitor.atomic import read_json
 
 if TYPE_CHECKING:
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 
 def run_config(run: Path) -> Config:
-    """The settings of a run, from its folder. Raises CheckpointError."""
+    """The settings of a run, from its folder. Raises ConfigError where it is not there, else CheckpointError."""
     from moe_bench.config import from_dict
+    from moe_bench.config.here import meant_run
 
+    if not run.exists():
+        raise ConfigError(f"there is no folder {run}{meant_run(run)}")
+    if not run.is_dir():
+        raise ConfigError(f"{run} is a file. Give the folder of a run; `moe-bench ls` shows the runs")
     path = run / "run.json"
     try:
         return from_dict(json.loads(path.read_text(encoding="utf-8"))["config"])
@@ -56,18 +61,26 @@ def finished(run: Path) -> dict[str, Any]:
     summary = read_json(run / "summary.json")
     if summary is not None:
         return summary
+    raise CheckpointError(_unfinished(run, "no final weights"))
+
+
+def _unfinished(run: Path, lacks: str) -> str:
     status = read_json(run / "status.json") or {}
     where = f"{status.get('state', 'never began')} at step {status.get('step', 0)} of {status.get('steps', '?')}"
-    raise CheckpointError(
-        f"{run} is not finished ({where}), so it has no final weights yet. Type the run's command again: it goes on "
-        "from its last checkpoint."
-    )
+    then = "goes on from its last checkpoint" if _has_saved(run) else "begins at step 0, as nothing was saved"
+    return f"{run} is not finished ({where}), so it has {lacks} yet. Type the run's command again: it {then}."
+
+
+def _has_saved(run: Path) -> bool:
+    return any((run / "checkpoints").glob("step-*"))
 
 
 def load_model(run: Path, config: Config) -> tuple[VisionTransformer, int]:
-    """The model of a run with the weights of its newest checkpoint, and their step."""
+    """The model of a run with the weights of its newest checkpoint, and their step. Raises CheckpointError."""
     from moe_bench.training.store import load_weights
 
+    if not (_has_saved(run) or (run / "summary.json").exists()):
+        raise CheckpointError(_unfinished(run, "no weights"))
     weights, manifest = load_weights(run)
     return model_of(weights, config, run), int(manifest["step"])
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from moe_bench import config
-from moe_bench.config.here import refuse_what_is_missing
+from moe_bench.config.here import meant_run, refuse_what_is_missing
 from moe_bench.config.plugins import OwnCode, module_is_there
 from moe_bench.errors import ConfigError, DataError
+from moe_bench.training.trained import run_config
 
 
 @pytest.fixture
@@ -29,6 +30,30 @@ def test_a_mistyped_folder_is_met_with_the_one_beside_it(here: Path) -> None:
         check("data=shards", "data.path=my-shrads")
     with pytest.raises(DataError, match=r"probe.sets: .* 'birds' does not exist. Looked for at /.*/birds"):
         check("probe.sets=[digits,birds]")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("soft-tiny-c1-digits-s0-1a2b3c4d", "runs/soft-tiny-c1-digits-s0-1a2b3c4d"),
+        ("runs/soft-tiny", "runs/soft-tiny-c1-digits-s0-1a2b3c4d"),
+        ("runs/soft-mini-c1-digits-s0-1a2b3c4d", "runs/soft-tiny-c1-digits-s0-1a2b3c4d"),
+        ("elsewhere/dense", "elsewhere/dense-tiny-c1-digits-s0-5e6f7a8b"),
+    ],
+)
+def test_a_mistyped_run_is_met_with_the_one_meant(here: Path, typed: str, meant: str) -> None:
+    for name in ("runs/soft-tiny-c1-digits-s0-1a2b3c4d", "elsewhere/dense-tiny-c1-digits-s0-5e6f7a8b"):
+        (here / name).mkdir(parents=True)
+        (here / name / "run.json").touch()
+    with pytest.raises(ConfigError, match=rf"there is no folder {typed}; did you mean {meant}\?"):
+        run_config(Path(typed))
+    with pytest.raises(ConfigError, match=rf"no such file or folder. Looked for at .*; did you mean {meant}\?"):
+        config.load([f"init.run={typed}"])
+
+
+def test_no_run_is_offered_that_is_not_like_the_one_typed(here: Path) -> None:
+    (here / "runs" / "report").mkdir(parents=True)  # without a run.json
+    assert meant_run(Path("report")) == ". `moe-bench ls` shows the runs"
 
 
 @pytest.mark.parametrize("typed", ["router.impl=nowhere_at_all:Mine", "router.impl=json.nowhere:Mine"])

@@ -114,7 +114,7 @@ def test_one_line_of_dense_says_that_there_is_nothing_to_vary() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["nowhere"], 4, "is not a run folder"),
+        (["nowhere"], 2, "there is no folder nowhere. `moe-bench ls` shows the runs"),
         (["RUN", "--k", "9"], 2, "among 4 experts"),
     ],
 )

@@ -78,7 +78,7 @@ def test_a_run_without_experts_is_told_that_there_is_nothing_to_show(
 
 
 def test_a_word_that_is_no_run_is_told_so() -> None:
-    with pytest.raises(CheckpointError, match="is not a run folder"):
+    with pytest.raises(ConfigError, match="there is no folder runs/none"):
         program.dispatch(["explain", "runs/none"])
 
 
