@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_bench.errors import CheckpointError, ConfigError
-from moe_bench.monitor.atomic import sync_folder
+from moe_bench.monitor.atomic import make_writable, sync_folder
 from moe_bench.training.trained import final_weights, finished, run_config
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def run(argv: list[str]) -> int:
     if out.exists():
         raise ConfigError(f"{out} is there already and was left as it is. Remove it, or name another file with --out.")
     weights = _weights(args.run, config)
+    make_writable(out.parent, parents=True, remedy="Name another file with --out.")
     about = {name: asdict(getattr(config, name)) for name in ("model", "router", "capacity")}
     told = {"format": "pt", "run_id": summary["run_id"], "config": json.dumps(about), "summary": json.dumps(summary)}
     _write(out, weights, told)
@@ -65,7 +66,8 @@ def _write(out: Path, weights: dict[str, Tensor], told: dict[str, str]) -> None:
         sync_folder(out.parent)
     except (OSError, SafetensorError) as error:
         temp.unlink(missing_ok=True)
-        raise CheckpointError(f"{out} could not be written: {error}. Nothing was left there.") from error
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise CheckpointError(f"{out} could not be written: {cause}. Nothing was left there.") from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from moe_bench import cli, export
@@ -87,9 +87,28 @@ def test_a_damaged_checkpoint_is_refused_and_no_older_one_taken(run: Path, spoil
     assert not (run / "model.safetensors").exists()
 
 
-def test_a_folder_that_cannot_be_written_leaves_nothing(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="could not be written"):
-        export.run([str(run), "--out", str(tmp_path / "missing" / "model.safetensors")])
+def test_the_folder_of_the_file_is_made(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sub" / "dir" / "model.safetensors"
+    assert export.run([str(run), "--out", str(out)]) == 0
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_plain_words(run: Path) -> None:
+    place = run / "run.json" / "sub"
+    with pytest.raises(CheckpointError, match=rf"Cannot make the folder {place}: Not a directory\. .* with --out"):
+        export.run([str(run), "--out", str(place / "model.safetensors")])
+
+
+def test_a_file_that_cannot_be_written_is_told_and_leaves_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(CheckpointError, match=r"could not be written: .*No space left on device"):
+        export.run([str(run), "--out", str(tmp_path / "out" / "model.safetensors")])
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_no_run_folder_is_told_as_such(tmp_path: Path) -> None:
