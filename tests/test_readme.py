@@ -7,13 +7,16 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from moe_bench import cli
 from moe_bench.launch import pace
+from moe_bench.routing import Capacity
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,6 +69,14 @@ def test_every_command_that_prepares_trains_or_reports_runs(reader: Path, monkey
         assert type_in([*typed, *tiny], monkeypatch) == 0, f"{shlex.join(words)} failed"
     for name in ("by_place", "centred_tc"):
         assert any((reader / "runs").glob(f"{name}-*/summary.json"))
+
+
+def test_the_router_sends_a_place_of_every_image_to_the_same_expert(reader: Path) -> None:
+    own: dict[str, Any] = {}
+    exec((reader / "my_router.py").read_text(), own)
+    router = own["ByPlace"](4, 2, capacity=Capacity(1.0), tokens=4)
+    dispatch, _ = router(torch.zeros(2, 12, 4)).tensors()  # groups of three images
+    assert dispatch.sum(-1).argmax(-1).tolist() == 2 * [3 * [0, 0, 1, 1]]
 
 
 def test_the_make_targets_exist() -> None:
