@@ -26,8 +26,8 @@ class Setting:
     order: int = 0  # of the pictures: 0 as the data set has them, n the n-th other one
 
     def slots(self, config: Config) -> int | None:
-        """C; None without experts, or where slots do not follow from the capacity. Raises ValueError if below 1."""
-        if isinstance(config.router, DenseRouterConfig | SoftRouterConfig):
+        """C; None without experts. Raises ValueError if below 1."""
+        if isinstance(config.router, DenseRouterConfig):
             return None
         model, c = config.model, config.capacity
         tokens = self.group_images * tokens_per_image(model.image_size, model.patch, model.head)

@@ -20,7 +20,7 @@ def table(document: Mapping[str, Any]) -> str:
     parts = [_head(document), _aligned([COLUMNS, *(_row(row) for row in rows)]), NOTE]
     if rows[0]["probe"]:
         parts.append(_few_shot(rows))
-    parts += [f"not measured: {one['setting']}: {one['why']}" for one in document["refused"]]
+    parts += _not_measured(document["refused"])
     parts += document["remarks"]
     return "\n\n".join([*parts[:2], "\n".join(parts[2:])])
 
@@ -45,6 +45,14 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
         return (*cells, MISSING, MISSING, MISSING)
     difference = f"{100 * change['prec1']:+.2f} ± {100 * change['ci95']:.2f}"
     return (*cells, difference, percent(change["changed"], 2), row["compared_with"])
+
+
+def _not_measured(refused: Sequence[Mapping[str, str]]) -> list[str]:
+    """A line a reason, however many settings it keeps out."""
+    kept_out: dict[str, list[str]] = {}
+    for one in refused:
+        kept_out.setdefault(one["why"], []).append(one["setting"])
+    return [f"not measured: {'; '.join(several)}: {why}" for why, several in kept_out.items()]
 
 
 def _few_shot(rows: Sequence[Mapping[str, Any]]) -> str:

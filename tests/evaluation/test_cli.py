@@ -11,7 +11,7 @@ import pytest
 
 from moe_bench.evaluation import cli
 from moe_bench.evaluation.settings import Setting
-from moe_bench.evaluation.table import table
+from moe_bench.evaluation.table import NOTE, table
 from moe_bench.guard import guarded
 from tests.faults.command import TINY, moe_bench, only_run, read
 
@@ -102,11 +102,30 @@ def test_a_table_whose_file_cannot_be_written_is_not_lost(
     assert cli.NAME in told.err
 
 
+ROW = {"words": "as trained", "slots": None, "prec1": 0.25, "loss": 1.0, "change": None, "probe": []}
+ABOUT = {"run_id": "r", "router": "dense", "step": 1, "pictures": 4, "bad": 0, "remarks": []}
+
+
+def test_one_reason_against_several_settings_is_said_once() -> None:
+    refused = [{"setting": f"capacity {c}", "why": "its slots are learned"} for c in (0.5, 2, 4)]
+    other = {"setting": "one image a group", "why": "every image is alone already"}
+    row = ROW | vars(Setting(1.0, 1, None)) | {"slots": 2}
+    text = table({**ABOUT, "router": "soft", "settings": [row], "refused": [*refused, other]})
+    assert text.splitlines()[-2:] == [
+        "not measured: capacity 0.5; capacity 2; capacity 4: its slots are learned",
+        "not measured: one image a group: every image is alone already",
+    ]
+
+
+def test_the_page_shows_each_line_that_is_printed() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert NOTE in " ".join(page.split())
+    assert "\nwritten: RUN/evaluation.json\n" in page
+
+
 def test_one_line_of_dense_says_that_there_is_nothing_to_vary() -> None:
-    row = {"words": "as trained", "slots": None, "prec1": 0.25, "loss": 1.0, "change": None, "probe": []}
-    about = {"run_id": "r", "router": "dense", "step": 1, "pictures": 4, "bad": 0, "remarks": []}
     refused = [{"setting": "everything else", "why": "a dense model has no router: there is nothing to vary"}]
-    text = table({**about, "settings": [row | vars(Setting(1.0, 8, None))], "refused": refused})
+    text = table({**ABOUT, "settings": [ROW | vars(Setting(1.0, 8, None))], "refused": refused})
     assert "as trained: dense" in text
     assert text.endswith("there is nothing to vary")
 

@@ -71,6 +71,7 @@ def test_soft_moe_keeps_its_slots_and_its_groups() -> None:
     config = run("router=soft")
     found, refused = settings(config, [0.5, 1.0], one_image=True, orders=1)
     assert found == [Setting(1.0, 1, None), Setting(1.0, 1, None, order=1)]
+    assert [setting.slots(config) for setting in found] == [2, 2]  # of each expert, for the 16 tokens of an image
     assert [one.setting for one in refused] == ["capacity 0.5", "one image a group"]
     assert "learned parameters for every slot" in refused[0].why
 
