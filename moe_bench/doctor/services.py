@@ -27,8 +27,10 @@ def slurm(wanted: bool) -> Finding:
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False)
         lines, trouble = said.stdout.splitlines(), said.stderr if said.returncode else ""
-    except (OSError, subprocess.TimeoutExpired) as error:
-        lines, trouble = [], str(error)
+    except subprocess.TimeoutExpired:
+        lines, trouble = [], f"no answer within {ANSWER_S:g} s"
+    except OSError as error:
+        lines, trouble = [], error.strerror or str(error)
     if trouble or not lines:
         remedy = "ask who runs the cluster, or take hydra/launcher=local"
         return Finding(OFF if wanted else NOTE, "slurm", f"sinfo fails: {trouble or 'no partition'}", remedy)

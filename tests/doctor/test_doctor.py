@@ -147,6 +147,12 @@ def cluster(folder: Path, monkeypatch: pytest.MonkeyPatch, sinfo: str) -> None:
     monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
 
 
+def test_a_slurm_that_does_not_answer_is_told_in_plain_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "ANSWER_S", 0.2)
+    cluster(tmp_path, monkeypatch, "exec sleep 30")
+    assert services.slurm(wanted=False).found == "sinfo fails: no answer within 0.2 s"
+
+
 def test_slurm_is_asked_where_it_is_and_missed_where_it_is_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
