@@ -135,14 +135,15 @@ def capacity_words(facts: RunFacts) -> str:
     if abs(actual - facts.capacity) >= 1e-9:
         words += f"; rounding to whole slots makes it {actual:.3g}"
     if facts.evaluation:
-        words += "; at evaluation {capacity/eval:g}: {slots_per_expert/eval} slots".format(**facts.evaluation)
+        slots = counted(facts.evaluation["slots_per_expert/eval"], "slots")
+        words += f"; at evaluation {facts.evaluation['capacity/eval']:g}: {slots}"
     return words
 
 
 def _data(facts: RunFacts) -> str:
     return (
-        f"{facts.data}: {facts.train_size:,} pictures to train, {facts.val_size:,} to validate, "
-        f"{facts.classes:,} classes"
+        f"{facts.data}: {counted(facts.train_size, 'pictures')} to train, {facts.val_size:,} to validate, "
+        f"{counted(facts.classes, 'classes')}"
     )
 
 
@@ -155,7 +156,8 @@ def _training(facts: RunFacts) -> str:
     if facts.devices > 1:
         parts.append(f"{facts.devices} devices")
     split = f" ({' × '.join(parts)})" if len(parts) > 1 else ""
-    return f"{counted(facts.steps, 'steps')} × {counted(facts.batch, 'pictures')}{split} = {passes} epochs"
+    work = f"{counted(facts.steps, 'steps')} × {counted(facts.batch, 'pictures')}{split}"
+    return f"{work} = {passes} epoch{'s' * (passes != '1')}"
 
 
 def _device(facts: RunFacts) -> str:

@@ -19,7 +19,7 @@ def count(value: float | None) -> str:
 
 def counted(number: float, things: str) -> str:
     """ "12 batches", and "1 batch"."""
-    one = things.removesuffix("es" if things.endswith("ches") else "s")
+    one = things.removesuffix("es" if things.endswith(("ches", "sses")) else "s")
     return f"{number:,} {one if number == 1 else things}"
 
 

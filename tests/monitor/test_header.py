@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import textwrap
@@ -84,6 +85,13 @@ def test_plans_gates_and_controls_have_words() -> None:
 def test_another_capacity_at_evaluation_is_told() -> None:
     told = capacity_words(replace(FACTS, evaluation={"capacity/eval": 4.0, "slots_per_expert/eval": 256}))
     assert told.endswith("in 3 layers; at evaluation 4: 256 slots")
+
+
+def test_one_of_a_thing_is_no_plural() -> None:
+    one = {"capacity/eval": 1.0, "slots_per_expert/eval": 1}
+    text = words(replace(FACTS, train_size=1, classes=1, steps=1, batch=1, accumulation=1, evaluation=one))
+    for fact in ("1 picture to train", "1 class", "1 step × 1 picture", "= 1 epoch", "at evaluation 1: 1 slot"):
+        assert re.search(rf"{fact}(?!\w)", text), fact
 
 
 def test_the_header_has_every_fact_with_its_unit() -> None:
