@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moe_bench.config.schema import Config
 from moe_bench.launch import pace
 from moe_bench.launch.cells import Cell
 from moe_bench.launch.evidence import finished_like, kind_of
+from moe_bench.launch.share import shares
 from moe_bench.monitor.atomic import free_space
 from moe_bench.monitor.units import about, size
 
@@ -23,7 +24,7 @@ def outlook(cells: Sequence[Cell], jobs: int | None, elsewhere: bool = False) ->
     at_once = f"; {jobs} at once" if jobs and jobs > 1 else ""
     lines = [f"{_runs(len(cells))}: {', '.join(parts)}{at_once}"]
     if left:
-        lines += [f"time: {_time(left, jobs or len(left), elsewhere)}", f"disk: {_disk(left)}"]
+        lines += [f"time: {_time(left, min(jobs or len(left), len(left)), elsewhere)}", f"disk: {_disk(left)}"]
     return "\n".join(lines)
 
 
@@ -51,7 +52,7 @@ def _time(left: Sequence[Cell], jobs: int, elsewhere: bool) -> str:
     sources = [f"{_runs(len(known))} by finished runs like these on {devices}"] if known else []
     unknown = [cell for cell in left if cell.number not in known]
     if unknown and not elsewhere and len(left) <= pace.MOST_RUNS:
-        timed, told = _timed(unknown)
+        timed, told = _timed(unknown, shares(jobs, [cell.config for cell in left])[0])
         known, sources = known | timed, sources + told
     if not known:
         return f"unknown, since no run like these is finished and {_why_not(len(left), elsewhere)}"
@@ -72,13 +73,13 @@ def _why_not(runs: int, elsewhere: bool) -> str:
     return f"{pace.BUDGET_S:.0f} s were too short to measure any; moe-bench estimate --measure SETTINGS takes its time"
 
 
-def _timed(cells: Sequence[Cell]) -> tuple[dict[int, float], list[str]]:
+def _timed(cells: Sequence[Cell], share: Mapping[str, str]) -> tuple[dict[int, float], list[str]]:
     """Seconds a step of each cell, without reading pictures and without the update, and in words how they are known."""
     kind = {cell.number: kind_of(cell.config) for cell in cells}
     kinds: dict[str, Config] = {}
     for cell in cells:
         kinds.setdefault(kind[cell.number], cell.config)
-    seconds, measured = pace.image_seconds(list(kinds.values()))
+    seconds, measured = pace.image_seconds(list(kinds.values()), share)
     if seconds is None:
         return {}, []
     by_kind = dict(zip(kinds, seconds, strict=True))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from moe_bench.config import Config, to_dict
 from moe_bench.launch.python import this_program
@@ -29,14 +30,15 @@ def training_flops(cfg: Config) -> float:
     return price(cfg).flops_per_image_training
 
 
-def image_seconds(configs: Sequence[Config]) -> tuple[list[float] | None, int]:
+def image_seconds(configs: Sequence[Config], share: Mapping[str, str]) -> tuple[list[float] | None, int]:
     """Seconds of training for one image on one device, for each configuration; and how many of them were measured.
 
-    The others follow by their FLOPs from one with the same router, if there is any, else from the first. None: nothing
-    could be measured in ``BUDGET_S``.
+    ``share``: the environment variables that a run will have of its own. With more threads than it gets, on a busy
+    machine, the same pieces took up to 100 times as long. What is not measured follows by its FLOPs from one with the
+    same router, if there is any, else from the first. None: nothing could be measured in ``BUDGET_S``.
     """
     order = sorted(range(len(configs)), key=lambda i: training_flops(configs[i]))[:MOST_KINDS]
-    found = dict(zip(order, _ask([configs[i] for i in order]), strict=False))
+    found = dict(zip(order, _ask([configs[i] for i in order], share), strict=False))
     measured = {i: seconds for i, seconds in found.items() if seconds is not None}
     if not measured:
         return None, 0
@@ -49,12 +51,13 @@ def _scaled(cfg: Config, configs: Sequence[Config], measured: dict[int, float]) 
     return measured[like] * training_flops(cfg) / training_flops(configs[like])
 
 
-def _ask(configs: Sequence[Config]) -> list[float | None]:
+def _ask(configs: Sequence[Config], share: Mapping[str, str]) -> list[float | None]:
     """What the other process answers in time."""
     command = [*this_program()[:-1], "moe_bench.estimate.speed"]
     question = json.dumps([to_dict(cfg) for cfg in configs])
     try:
-        done = subprocess.run(command, input=question.encode(), capture_output=True, timeout=BUDGET_S)
+        environ = os.environ | dict(share)
+        done = subprocess.run(command, input=question.encode(), env=environ, capture_output=True, timeout=BUDGET_S)
         answer = done.stdout
     except subprocess.TimeoutExpired as late:
         answer = late.stdout or b""

@@ -9,9 +9,11 @@ import pytest
 
 from moe_bench.config import load, run_id, science
 from moe_bench.config.sweep import plan
+from moe_bench.cores import cores
 from moe_bench.launch import pace, sweep
 from moe_bench.launch.cells import Cell, find_cells
 from moe_bench.launch.outlook import checkpoint_bytes, outlook
+from moe_bench.launch.share import THREADS
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +45,7 @@ def test_time_is_unknown_with_the_reason_where_nothing_is_finished_and_nothing_c
 
 def test_a_plan_of_very_many_runs_does_not_wait_for_a_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "MOST_RUNS", 2)
-    monkeypatch.setattr(pace, "_ask", lambda configs: [0.5])
+    monkeypatch.setattr(pace, "_ask", lambda configs, share: [0.5])
     assert "2 runs by timing a few pieces of a step now)" in outlook(grid("seed=1,2"), 1)
     assert "more than 2 runs are not timed" in outlook(grid("seed=1,2,3"), 1)
 
@@ -51,8 +53,8 @@ def test_a_plan_of_very_many_runs_does_not_wait_for_a_timing(monkeypatch: pytest
 def test_what_was_not_timed_follows_by_its_flops_from_the_same_router(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three kinds of which two were timed in time, the cheapest first."""
     cells = grid("router=soft,softmax_ec", "model.width=64,128", "recipe.steps=10", "recipe.batch=8")
-    monkeypatch.setattr(pace, "_ask", lambda configs: [0.5, 0.25])
-    seconds, measured = pace.image_seconds([cell.config for cell in cells])
+    monkeypatch.setattr(pace, "_ask", lambda configs, share: [0.5, 0.25])
+    seconds, measured = pace.image_seconds([cell.config for cell in cells], {})
     assert measured == 2
     assert seconds is not None
     narrow = {cell.config.router.name: i for i, cell in enumerate(cells) if cell.config.model.width == 64}
@@ -65,7 +67,7 @@ def test_what_was_not_timed_follows_by_its_flops_from_the_same_router(monkeypatc
 
 def test_a_time_says_what_it_rests_on(monkeypatch: pytest.MonkeyPatch) -> None:
     leave(["router=soft", "seed=1"], "summary.json", {**FINISHED, "time/train_s": 600.0})
-    monkeypatch.setattr(pace, "_ask", lambda configs: [0.01 for _ in configs])
+    monkeypatch.setattr(pace, "_ask", lambda configs, share: [0.01 for _ in configs])
     told = outlook(grid("seed=1,2", "capacity=1,2"), 1)  # 600 s, and twice 600 steps of 128 images
     assert (
         "about 36 min of training (1 run by finished runs like these on CPU, 2 runs by timing a few pieces of" in told
@@ -73,15 +75,26 @@ def test_a_time_says_what_it_rests_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_follows_by_flops_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "_ask", lambda configs: [0.5])
+    monkeypatch.setattr(pace, "_ask", lambda configs, share: [0.5])
     told = outlook(grid("seed=1,2", "model.width=64,128"), 1)
     assert "(4 runs by timing a few pieces of a step now for 1 of 2 kinds, the others by their FLOPs)" in told
+
+
+def test_pieces_are_timed_with_the_threads_that_a_run_will_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(pace, "_ask", lambda configs, share: given.append(dict(share)) or [0.5])
+    monkeypatch.delenv(THREADS, raising=False)
+    cells = grid("seed=1,2", "runtime.accelerator=cpu")
+    for jobs in (1, 2, 5):
+        outlook(cells, jobs)
+    half = {THREADS: str(max(1, cores() // 2))}
+    assert given == [{}, half, half]  # two runs are never five at once
 
 
 @pytest.mark.slow
 def test_a_process_beside_the_sweep_times_real_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "BUDGET_S", 120.0)
-    found, measured = pace.image_seconds([cell.config for cell in grid("router=soft,dense", "seed=1,2")][::2])
+    found, measured = pace.image_seconds([cell.config for cell in grid("router=soft,dense", "seed=1,2")][::2], {})
     assert measured == 2
     assert found is not None
     assert all(1e-6 < seconds < 10 for seconds in found)
