@@ -37,22 +37,26 @@ def guarded(action: Callable[[], int], folder: Path | None = None) -> int:
             code = action()
         sys.stdout.flush()
         return code
-    except OwnCodeError as error:
-        _print_traceback_if_asked()
-        return _end(f"{error}\nThe traceback is in {_keep_traceback(folder)}", error.exit_code)
-    except MoeBenchError as error:
-        _print_traceback_if_asked()
-        return _end(str(error), error.exit_code, everywhere=error.everywhere)
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_SIGPIPE
     except (Exception, KeyboardInterrupt) as error:
         _print_traceback_if_asked()
-        if isinstance(error, KeyboardInterrupt) or interrupt.received():
-            code = interrupt.received() or EXIT_SIGINT
-            return _end(interrupt.WORDS[code], code, everywhere=True)
-        last = traceback.format_exception_only(error)[-1].strip()
-        return _end(f"a bug, sorry: {last}\nThe traceback is in {_keep_traceback(folder)}", 1)
+        return _end_of(error, folder)
+
+
+def _end_of(error: BaseException, folder: Path | None) -> int:
+    """Tell ``error``. What a signal was made by a library, even by way of a message of ours, is told as the signal."""
+    told = error.exit_code if isinstance(error, MoeBenchError) else None
+    if isinstance(error, KeyboardInterrupt) or (interrupt.received() and told not in interrupt.WORDS):
+        code = interrupt.received() or EXIT_SIGINT
+        return _end(interrupt.WORDS[code], code, everywhere=True)
+    if isinstance(error, OwnCodeError):
+        return _end(f"{error}\nThe traceback is in {_keep_traceback(folder)}", error.exit_code)
+    if isinstance(error, MoeBenchError):
+        return _end(str(error), error.exit_code, everywhere=error.everywhere)
+    last = traceback.format_exception_only(error)[-1].strip()
+    return _end(f"a bug, sorry: {last}\nThe traceback is in {_keep_traceback(folder)}", 1)
 
 
 def _end(message: str, code: int, everywhere: bool = False) -> int:

@@ -58,8 +58,9 @@ SIGTERM = "os.kill(os.getpid(), signal.SIGTERM)"
         CTRL_C,
         f"type('T', (), {{'__del__': lambda self: {CTRL_C}}})()",
         f"try: {CTRL_C}\n    except KeyboardInterrupt: raise ImportError('half imported')",
+        f"from moe_bench.errors import DataError as D\n    try: {CTRL_C}\n    except KeyboardInterrupt: raise D('cut')",
     ],
-    ids=["plainly", "in a callback of the interpreter", "made an error by a library"],
+    ids=["plainly", "in a callback of the interpreter", "made an error by a library", "and told as one of ours"],
 )
 def test_ctrl_c_is_never_lost_nor_taken_for_a_bug(tmp_path: Path, command: str) -> None:
     with run(within(command), cwd=tmp_path) as process:

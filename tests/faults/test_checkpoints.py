@@ -388,5 +388,5 @@ def test_two_hundred_checkpoints_take_no_more_memory_files_or_disk_than_a_few(tm
             used.append((process.memory_info().rss, process.num_fds()))
     assert sorted(os.listdir(tmp_path)) == ["last", "step-00000198", "step-00000199"]
     (early, files), (late, files_late) = used
-    assert files_late == files
+    assert files_late <= files
     assert late < early * 1.05 + 20e6  # one copy may be there or not

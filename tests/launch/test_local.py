@@ -227,7 +227,8 @@ def test_64_runs_on_2_slots_leak_nothing_and_are_never_more_than_2(monkeypatch: 
     this = psutil.Process()
     files = this.num_fds()
     assert sweep.run(plan(["seed=range(0,64)", "hydra.launcher.jobs=2"], multirun=True)) == 0
-    assert (this.num_fds(), this.children(recursive=True)) == (files, [])
+    assert this.num_fds() <= files  # fewer where the collector closed what earlier tests had left
+    assert this.children(recursive=True) == []
     began, ended = ([float(p.read_text()) for p in Path().glob(f"{word}-*")] for word in ("began", "ended"))
     assert len(began) == len(ended) == 64
     events = sorted([(at, 1) for at in began] + [(at, -1) for at in ended])

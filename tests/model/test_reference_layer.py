@@ -57,7 +57,7 @@ def test_sparse_layers_give_the_reference_outputs_losses_and_gradients(
     total = (y * REFERENCE.tensor("all/cotangent")).sum()
     if routing.aux_loss is not None:
         total = total + routing.aux_loss.mean()
-    torch.testing.assert_close(total, REFERENCE.tensor(f"{case}/total"), atol=2e-5, rtol=0)  # a sum of 480 terms
+    torch.testing.assert_close(total, REFERENCE.tensor(f"{case}/total"), atol=5e-5, rtol=0)  # a sum of 480 terms
     total.backward()
     check_gradients(x, moe, case, 5e-6)
     kernel = REFERENCE.tensor(f"{case}/grad.Router.dense.kernel").T
