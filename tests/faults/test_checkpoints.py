@@ -155,6 +155,8 @@ class FullDisk(Callback):
         self.steps = steps
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        for saves in (one for one in trainer.callbacks if isinstance(one, checkpoint.Checkpointer)):
+            saves._writing.wait()  # what is on its way to the disk was there before it was full
         most = 20_000 if trainer.global_step in self.steps else resource.RLIM_INFINITY
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
 
