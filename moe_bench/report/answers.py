@@ -65,7 +65,7 @@ def short_tables(block: Block) -> list[Table]:
     paper = [f for f in block.findings if not is_dense(f)]
     tables = [
         overview(f"Gain over the dense ViT: {block.title}", dense, block.price),
-        overview(f"The paper's claims: {block.title}", paper, block.price),
+        overview(f"The paper's claims: {block.title}", paper, block.price, block.asked),
     ]
     return [table for table in tables if table.rows]
 

@@ -41,6 +41,7 @@ class Run:
     seed: int | None
     science: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)  # the words that asked for it
     summary: dict[str, Any] | None = None
     step: int | None = None
     steps: int | None = None
@@ -106,6 +107,7 @@ def _read(folder: Path, torn: list[Path]) -> Run:
         seed=_int(said.get("seed", config.get("seed"))),
         science=science,
         config=config,
+        overrides=_words(record.get("overrides")),
         summary=summary,
         step=_int(said.get("steps", status.get("step"))),
         steps=_int(status.get("steps", _dict(config.get("recipe")).get("steps"))),
@@ -161,6 +163,10 @@ def _json(path: Path, torn: list[Path]) -> dict[str, Any] | None:
 
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _words(value: Any) -> list[str]:
+    return [clean(word) for word in value] if isinstance(value, list) else []
 
 
 def _int(value: Any) -> int | None:

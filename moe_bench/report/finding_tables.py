@@ -30,8 +30,11 @@ LENGTH_NOTE = (
 )
 
 
-def overview(title: str, found: Sequence[Finding], price: Price) -> Table:
-    """A row a claim, a column a metric; a claim about cost stands under the cost."""
+def overview(title: str, found: Sequence[Finding], price: Price, asked: Sequence[str] = ()) -> Table:
+    """A row a claim, a column a metric; a claim about cost stands under the cost.
+
+    ``asked`` are the words of a command line that make runs on the same data, in the same way.
+    """
     metrics = list(dict.fromkeys(f.figure for f in found if f.claim.of != COST))
     by_claim: dict[str, list[Finding]] = {}
     for f in found:
@@ -44,7 +47,8 @@ def overview(title: str, found: Sequence[Finding], price: Price) -> Table:
     headings = ["claim", "seeds", *map(metric, metrics), f"{price.unit} ×", "FLOPs ×"]
     probes = sorted(range(1, len(metrics)), key=lambda i: (metrics[i].endswith("/10shot"), -i))
     spare = [len(headings) - 1, *(2 + i for i in probes)]
-    return Table(title, headings, rows, _overview_notes(found, price), labels=1, spare=spare)
+    notes = [*_overview_notes(found), *_no_pairs(found, asked), *_price_note(found, price)]
+    return Table(title, headings, rows, notes, labels=1, spare=spare)
 
 
 def _seeds(its: Sequence[Finding]) -> str:
@@ -61,8 +65,7 @@ def _prices(its: Sequence[Finding]) -> list[str]:
     ]
 
 
-def _overview_notes(found: Sequence[Finding], price: Price) -> list[str]:
-    said = [f.verdict for f in found if f.evidence]
+def _overview_notes(found: Sequence[Finding]) -> list[str]:
     notes = [
         "Accuracy in points: mean difference over seeds ± its 95 % interval; ×: cost of the first side over the second."
     ]
@@ -79,10 +82,21 @@ def _overview_notes(found: Sequence[Finding], price: Price) -> list[str]:
         )
     if found and is_dense(found[0]):
         notes.append("Equal compute only at capacity 1.")
-    missing = dict.fromkeys(f.claim for f in found if not f.evidence) if found and not is_dense(found[0]) else {}
+    return notes
+
+
+def _no_pairs(found: Sequence[Finding], asked: Sequence[str]) -> list[str]:
+    """How to make the runs of claims that there are none of; dense runs are asked for in the answer."""
     tested = {f.claim for f in found if f.evidence}
-    notes += [f"{claim.sentence}: no pairs. They come from {claim.command}" for claim in missing if claim not in tested]
-    return [*notes, *([price.note] if price.note and said else [])]
+    missing = dict.fromkeys(f.claim for f in found if f.claim not in tested and not is_dense(f))
+    notes = [f"{claim.sentence}: no pairs. They come from {claim.command}" for claim in missing]
+    if notes and asked:
+        notes.append(f"To be like the runs above, each of these commands needs as well: {' '.join(asked)}")
+    return notes
+
+
+def _price_note(found: Sequence[Finding], price: Price) -> list[str]:
+    return [price.note] if price.note and any(f.evidence for f in found) else []
 
 
 def details(title: str, found: Sequence[Finding]) -> Table:

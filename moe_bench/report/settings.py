@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
 import yaml
 
+from moe_bench.config.argv import as_typed
 from moe_bench.config.groups import conf_dir
 from moe_bench.config.problems import show
 from moe_bench.report.collect import Run
@@ -18,6 +20,10 @@ ONLY_EXPERTS = ("capacity.", "model.experts", "model.moe_blocks", "model.expert_
 
 CHOSEN = ("router", "model")
 """Groups whose option names a row, so that it has to say in what it is not that option."""
+
+
+COMPARED = re.compile(r"router\b|capacity(\.factor)?=|seed=|hydra\.|force=")
+"""Words of a command line that a claim's own runs say for themselves."""
 
 
 def in_words(run: Run, keys: Sequence[str]) -> str:
@@ -33,6 +39,12 @@ def _word(run: Run, key: str) -> str:
     settings = run.config.get(group)
     value = run.science.get(key, settings.get(name, "default") if isinstance(settings, dict) else "default")
     return "none" if value is None or value == [] else show(value)
+
+
+def asked_alike(runs: Sequence[Run]) -> list[str]:
+    """The words that asked for all of them, as one types them: data, model, recipe, but not what is compared."""
+    words = dict.fromkeys(runs[0].overrides)
+    return [as_typed(word) for word in words if not COMPARED.match(word) and all(word in run.overrides for run in runs)]
 
 
 def differing(runs: Iterable[Run], belongs: Callable[[str], bool]) -> list[str]:

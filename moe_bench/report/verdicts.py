@@ -15,6 +15,7 @@ from moe_bench.report.groups import length
 from moe_bench.report.pairs import blocks
 from moe_bench.report.price import Price
 from moe_bench.report.recommend import Advice, recommendation_lines
+from moe_bench.report.settings import asked_alike
 from moe_bench.report.trend import Moment, appears, curves, trend
 
 
@@ -28,6 +29,7 @@ class Block:
     price: Price
     findings: list[Finding]
     trends: dict[str, list[Moment]]  # by name of the claim
+    asked: list[str]  # words of the command line that all of its runs have
 
     @property
     def title(self) -> str:
@@ -42,7 +44,7 @@ def judged(runs: Sequence[Run]) -> list[Block]:
 def _block(runs: list[Run]) -> Block:
     found, of = findings(runs), curves(runs)
     trends = {f.claim.name: trend(f, of) for f in found if f.figure == "val/prec1" and f.evidence}
-    return Block(runs[0].data, length(runs[0]), _pictures(runs[0]), price_of(runs), found, trends)
+    return Block(runs[0].data, length(runs[0]), _pictures(runs[0]), price_of(runs), found, trends, asked_alike(runs))
 
 
 def _pictures(run: Run) -> int:

@@ -68,6 +68,18 @@ def test_without_pairs_the_runs_to_make_are_named(tmp_path: Path) -> None:
     assert "router.combine=softmax,plan" in found.more
 
 
+def test_the_runs_to_make_are_asked_for_as_those_that_are_there(tmp_path: Path) -> None:
+    for router in ("softmax_tc", "softmax_ec"):
+        folder = add_run(tmp_path, router)
+        record = json.loads((folder / "run.json").read_text())
+        own = ["seed=0", "capacity='1'", f"router={router}", "router.noise=0", "hydra.launcher.jobs=2"]
+        asked = [*own, "experiment=mini", "probe.sets=[a,b]", f"runtime.workers={router == 'softmax_tc':d}", "data.width='32'"]
+        (folder / "run.json").write_text(json.dumps({**record, "overrides": asked}))
+    (table,) = short_tables(judged(collect(tmp_path).runs)[0])
+    (note,) = [note for note in table.notes if "needs as well" in note]
+    assert note.endswith("needs as well: experiment=mini 'probe.sets=[a,b]' data.width=32")
+
+
 def test_diverged_runs_are_told_and_not_counted(tmp_path: Path) -> None:
     add(tmp_path, "softmax_tc", 0.7)
     add(tmp_path, "sinkhorn_tc", 0.75, seeds=2)
