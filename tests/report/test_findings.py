@@ -73,7 +73,13 @@ def test_the_runs_to_make_are_asked_for_as_those_that_are_there(tmp_path: Path) 
         folder = add_run(tmp_path, router)
         record = json.loads((folder / "run.json").read_text())
         own = ["seed=0", "capacity='1'", f"router={router}", "router.noise=0", "hydra.launcher.jobs=2"]
-        asked = [*own, "experiment=mini", "probe.sets=[a,b]", f"runtime.workers={router == 'softmax_tc':d}", "data.width='32'"]
+        asked = [
+            *own,
+            "experiment=mini",
+            "probe.sets=[a,b]",
+            f"runtime.workers={router == 'softmax_tc':d}",
+            "data.width='32'",
+        ]
         (folder / "run.json").write_text(json.dumps({**record, "overrides": asked}))
     (table,) = short_tables(judged(collect(tmp_path).runs)[0])
     (note,) = [note for note in table.notes if "needs as well" in note]
