@@ -7,9 +7,11 @@ counted and otherwise left out.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,8 +78,13 @@ def collect(root: Path) -> Collection:
 
 
 def as_number(value: Any) -> float | None:
-    """``value`` if it is a number. JSON holds no nan."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """``value`` if it is a finite number: one nan would make nan of every mean that it is in."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    with suppress(OverflowError):  # JSON may hold integers of any length
+        number = float(value)
+        return number if math.isfinite(number) else None
+    return None
 
 
 def clean(text: Any) -> str:
