@@ -15,11 +15,11 @@ from moe_bench.report.wording import effect, is_dense
 HOW_TO_READ = (
     "A claim is judged by pairs of runs that differ in it alone: same data, recipe, model, capacity and seed. "
     "Differences are averaged over settings within each seed, and Student's t is over seeds: would new seeds agree, on "
-    "these settings? ± over settings answers the other question, would another setting agree. p is two-sided and "
-    "corrected by Holm over the claims on one metric (the dense question is a family of its own); metrics are not "
-    "corrected against each other. Less than 3 pairs or 2 seeds are never enough. Exceptions in single settings do "
-    "not overturn a claim, as in the paper; they are counted. More seeds: for 80 % power, were the effect and spread "
-    "seen the true ones; from few seeds a rough guess."
+    "these settings? ± over settings answers the other question, would another setting agree. p is that of the "
+    "likeliest verdict, corrected by Holm over the claims on one metric (the dense question is a family of its own); "
+    "metrics are not corrected against each other. Less than 3 pairs or 2 seeds are never enough. Exceptions in single "
+    "settings do not overturn a claim, as in the paper; they are counted. More seeds: for 80 % power, were the effect "
+    "and spread seen the true ones; from few seeds a rough guess."
 )
 
 

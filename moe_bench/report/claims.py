@@ -24,6 +24,10 @@ class Claim:
     dearest: bool = False  # only against the second side of the highest mean
     capacities: tuple[float, float] | None = None  # of the two sides, where these differ in it
 
+    def is_at(self, capacity: float | None) -> bool:
+        """Whether runs of this capacity are among those it is about."""
+        return self.capacities is None or capacity in self.capacities
+
 
 def margin(figure: str) -> float:
     """The paper's own spread between Expert Choice routers, in points: 0.62 upstream, 0.84 in 10-shot (Tables 1-8)."""

@@ -57,8 +57,11 @@ class Evidence:
         return _above(self.seeds - 1, (margin - abs(self.effect)) / self._error) if self.enough else None
 
     def p_beyond(self, margin: float) -> float | None:
-        """Of a difference as large as this, were the true one ``margin``."""
-        return _above(self.seeds - 1, (abs(self.effect) - margin) / self._error) if self.enough else None
+        """Of a difference as large as this in either direction, were the true one ``margin``."""
+        if not self.enough:
+            return None
+        near, far = ((abs(self.effect) + side) / self._error for side in (-margin, margin))
+        return _above(self.seeds - 1, near) + _above(self.seeds - 1, far)
 
     @property
     def _error(self) -> float:

@@ -73,7 +73,7 @@ def _overview_notes(found: Sequence[Finding]) -> list[str]:
         one = all(f.evidence.seeds == 1 for f in found if f.evidence)
         notes.append("open: not enough evidence" + (", as always on one seed." if one else " either way."))
     if any(short(f).startswith("level") for f in found):
-        notes.append(f"level: the interval lies within ± {NIL} points, so a difference, if any, is smaller than that.")
+        notes.append(f"level: shown to lie within ± {NIL} points, so a difference, if any, is smaller than that.")
     if any(f.claim.alike for f in found if f.evidence):
         probe = f"{margin('val/prec1')} points on prec@1, {margin('probe/')} on few-shot accuracy"
         notes.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -11,7 +11,7 @@ from moe_bench.report.claims import CLAIMS, COST, Claim, margin, over_dense
 from moe_bench.report.collect import Run
 from moe_bench.report.evidence import ALPHA, MOST_SEEDS, Evidence, holm, seeds_needed, weigh
 from moe_bench.report.groups import ROUTER_ORDER
-from moe_bench.report.pairs import Pair, candidates, label, pairs
+from moe_bench.report.pairs import Pair, Value, against_dearest, candidates, label, pairs
 from moe_bench.report.price import FLOPS, Price, days, device
 from moe_bench.report.tables import probe_columns
 
@@ -19,7 +19,8 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "not enough evidence"
 NIL = 0.1
 """Points. A difference shown to be smaller than this is none."""
 
-Value = Callable[[Run], float | None]
+Conclusion = tuple[float | None, str, str]
+"""Its p, verdict and reason."""
 Paired = Sequence[tuple[Claim, Sequence[Pair]]]
 
 
@@ -39,6 +40,7 @@ class Finding:
     unfinished: int  # runs of either side that failed or diverged, and count nowhere
     more: str  # seeds, in words
     paired: Sequence[Pair] = ()  # all that it is about, also those without the figure
+    untested: Evidence | None = None  # of a comparison that it is about and that has too few runs
 
 
 def figures_of(runs: Sequence[Run]) -> list[str]:
@@ -53,7 +55,7 @@ def findings(runs: Sequence[Run]) -> list[Finding]:
     price, among = price_of(runs), candidates(runs)
 
     def paired(claims: Sequence[Claim]) -> Paired:
-        return [(claim, pairs(claim, among, price)) for claim in claims]
+        return [(claim, pairs(claim, among)) for claim in claims]
 
     families = [paired(dense), paired(accuracy)]
     found = [_judged(family, figure, runs, price) for figure in figures_of(runs) for family in families]
@@ -95,19 +97,42 @@ def _judged(paired: Paired, figure: str, runs: Sequence[Run], price: Price) -> l
 
 def judge(claim: Claim, figure: str, paired: Sequence[Pair], value: Value) -> Finding:
     """The verdict of one test by itself, not yet corrected; ``value`` is what the pairs are compared by."""
+    about = against_dearest(paired, value) if claim.dearest else paired
+    comparisons = dict.fromkeys(pair.comparison for pair in paired)
+    weighed = (_weigh(claim, [p for p in paired if p.comparison == names], value) for names in comparisons)
+    each = [evidence for evidence in weighed if evidence]
+    evidence = max(each, key=lambda e: abs(e.effect), default=None) if claim.alike else _weigh(claim, about, value)
+    of = each if claim.alike else [evidence] if evidence else []
+    contrary = [words for e in of for words, effect in e.by_setting.items() if _is_contrary(claim, figure, effect)]
+    untested = next((e for e in of if not e.enough), None)
+    p, verdict, reason = _likeliest(claim, figure, evidence, each) if evidence else (None, OPEN, "")
+    draft = Finding(claim, figure, verdict, reason, evidence, p, contrary, None, None, 0, "", about, untested)
+    return _decide(draft, p)
+
+
+def _likeliest(claim: Claim, figure: str, evidence: Evidence, each: Sequence[Evidence]) -> Conclusion:
+    """Of what may be concluded from ``evidence``, or from that on ``each`` comparison, what has the smallest p."""
+    limit = margin(figure)
     if claim.alike:
-        routers = dict.fromkeys(pair.comparison for pair in paired)
-        weighed = [_weigh(claim, [p for p in paired if p.comparison == names], value) for names in routers]
-        found = [evidence for evidence in weighed if evidence]
-        evidence = max(found, key=lambda e: abs(e.effect), default=None)
-        within = [e.p_within(margin(figure)) for e in found]
-        p = None if None in within or not within else max(p for p in within if p is not None)
-    else:
-        evidence = _weigh(claim, paired, value)
-        found = [evidence] if evidence else []
-        p = evidence.p if evidence else None
-    contrary = [words for e in found for words, effect in e.by_setting.items() if _is_contrary(claim, figure, effect)]
-    return _decide(Finding(claim, figure, OPEN, "", evidence, p, contrary, None, None, 0, "", paired), p)
+        within = [e.p_within(limit) for e in each]
+        all_of = None if None in within else max(p for p in within if p is not None)
+        found = [(all_of, HOLDS, f"level within {limit} points")]
+        found.append((_any_of([e.p_beyond(limit) for e in each]), FAILS, f"more than {limit} points"))
+    elif evidence.effect > 0:
+        found = [(evidence.p, HOLDS, "")]
+    else:  # the dearest was picked by these same costs, so that it looks dearer than it is
+        p = _any_of([e.p if e.p is None or e.effect < 0 else 1.0 for e in each]) if claim.dearest else evidence.p
+        found = [(p, FAILS, "the other way round")]
+    nil = None if claim.alike or claim.of == COST else evidence.p_within(NIL)
+    if nil is not None and 2 * nil < ALPHA:  # its interval lies within
+        found.append((2 * nil, FAILS, f"level within {NIL} points"))
+    return min((one for one in found if one[0] is not None), default=(None, OPEN, ""))
+
+
+def _any_of(ps: Sequence[float | None]) -> float | None:
+    """The smallest, corrected for having been picked."""
+    tested = [p for p in ps if p is not None]
+    return min(1.0, len(tested) * min(tested)) if tested else None
 
 
 def _weigh(claim: Claim, paired: Sequence[Pair], value: Value) -> Evidence | None:
@@ -129,28 +154,13 @@ def _is_contrary(claim: Claim, figure: str, effect: float) -> bool:
 
 def _decide(draft: Finding, p: float | None) -> Finding:
     """The verdict of a draft by the p that counts."""
-    evidence = draft.evidence
+    evidence = draft.untested or draft.evidence
     if evidence is None:
         return replace(draft, p=None, reason="no pair of runs", more=f"first make pairs: {draft.claim.command}")
-    if p is None:
-        return replace(draft, p=None, verdict=OPEN, reason=_too_few(evidence), more=_more(draft, p))
-    if p < ALPHA:
-        right = draft.claim.alike or evidence.effect > 0
-        within = f"level within {margin(draft.figure)} points" if draft.claim.alike else ""
-        verdict, reason = (HOLDS, within) if right else (FAILS, "the other way round")
-    elif draft.claim.alike and _beyond(draft) < ALPHA:
-        verdict, reason = FAILS, f"more than {margin(draft.figure)} points"
-    elif not draft.claim.alike and draft.claim.of != COST and abs(evidence.effect) + (evidence.half or 0) < NIL:
-        verdict, reason = FAILS, f"level within {NIL} points"
-    else:
-        verdict, reason = OPEN, "it may be chance"
-    return replace(draft, p=p, verdict=verdict, reason=reason, more=_more(draft, p) if verdict == OPEN else "")
-
-
-def _beyond(draft: Finding) -> float:
-    """The p of the widest of several comparisons, corrected for having been picked."""
-    p = draft.evidence.p_beyond(margin(draft.figure)) if draft.evidence else None
-    return 1.0 if p is None else p * len(draft.claim.comparisons)
+    if p is not None and p < ALPHA:
+        return replace(draft, p=p)
+    reason = "it may be chance" if evidence.enough else _too_few(evidence)
+    return replace(draft, p=p, verdict=OPEN, reason=reason, more=_more(draft, evidence, p))
 
 
 def _too_few(evidence: Evidence) -> str:
@@ -159,10 +169,9 @@ def _too_few(evidence: Evidence) -> str:
     return "the same difference in every seed" if evidence.pairs >= 3 else f"{evidence.pairs} pairs"
 
 
-def _more(draft: Finding, p: float | None) -> str:
+def _more(draft: Finding, evidence: Evidence, p: float | None) -> str:
     """Seeds that would settle it with 80 % power, if the effect and spread seen are the true ones."""
-    evidence = draft.evidence
-    if evidence is None or evidence.spread is None:
+    if evidence.spread is None:
         return "at least 2"
     if not evidence.spread:
         return "unknown: do the runs of these seeds differ at all?"
@@ -190,4 +199,5 @@ def _one_device(paired: Sequence[Pair]) -> bool:
 
 def _unfinished(claim: Claim, runs: Sequence[Run]) -> int:
     names = {name for comparison in claim.comparisons for name in comparison}
-    return sum(run.state in ("failed", "diverged") and label(run) in names for run in runs if run.summary is None)
+    lost = [run for run in runs if run.summary is None and run.state in ("failed", "diverged")]
+    return sum(label(run) in names and (run.router == "dense" or claim.is_at(run.capacity)) for run in lost)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from moe_bench.report.claims import PLAN, Claim
 from moe_bench.report.collect import Run
-from moe_bench.report.price import DEVICE_DAYS, Price
 from moe_bench.report.settings import ONLY_EXPERTS, in_words
+
+Value = Callable[[Run], float | None]
+"""A figure of a run, if it has it."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,9 @@ def candidates(runs: Iterable[Run]) -> dict[str, Candidates]:
     return {name: Candidates(of, _main(variant for _, variant in of)) for name, of in found.items()}
 
 
-def pairs(claim: Claim, among: Mapping[str, Candidates], price: Price = DEVICE_DAYS) -> list[Pair]:
-    """Every pair that ``claim`` is about; of equal runs the first.
-
-    ``price`` says which other router is the dearest, where the claim is against that.
-    """
-    found = [pair for names in claim.comparisons for pair in _pairs(claim, names, among)]
-    return _against_dearest(found, price) if claim.dearest else found
+def pairs(claim: Claim, among: Mapping[str, Candidates]) -> list[Pair]:
+    """Every pair that ``claim`` is about; of equal runs the first."""
+    return [pair for names in claim.comparisons for pair in _pairs(claim, names, among)]
 
 
 def _pairs(claim: Claim, names: tuple[str, str], among: Mapping[str, Candidates]) -> list[Pair]:
@@ -127,11 +125,11 @@ def _words(run: Run, names: tuple[str, str], claim: Claim, varying: list[str]) -
     return ", ".join([routers, run.model, *capacity, *settings])
 
 
-def _against_dearest(found: list[Pair], price: Price) -> list[Pair]:
+def against_dearest(found: Sequence[Pair], cost_of: Value) -> list[Pair]:
     """In each place, only the other router of the highest mean cost over seeds: chosen once, not seed by seed."""
     costs: dict[str, dict[str, list[float]]] = {}
     for pair in found:
-        if (cost := price.of(pair.second)) is not None:
+        if (cost := cost_of(pair.second)) is not None:
             costs.setdefault(_where(pair), {}).setdefault(pair.comparison[1], []).append(cost)
     dearest = {where: max(of, key=lambda name: fmean(of[name])) for where, of in costs.items()}
     return [pair for pair in found if dearest.get(_where(pair)) == pair.comparison[1]]

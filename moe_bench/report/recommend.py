@@ -32,8 +32,12 @@ class Candidate:
 
     @property
     def may_be_as_good(self) -> bool:
-        """Whether the runs leave open that it is as accurate as the best: one test a candidate, not corrected."""
-        return self.untested or (self.behind is not None and self.behind.p is not None and self.behind.p >= ALPHA)
+        """Whether the runs leave open that it is as accurate as the best: one test a candidate, not corrected.
+
+        On the seeds that both have it may even be ahead, where the best has more seeds.
+        """
+        behind = self.behind
+        return behind is None or behind.p is None or behind.effect <= 0 or behind.p >= ALPHA
 
     @property
     def untested(self) -> bool:

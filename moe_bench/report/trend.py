@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from moe_bench.report.collect import Run
 from moe_bench.report.figures.history import Points, validations
-from moe_bench.report.findings import OPEN, Finding, Value, judge
+from moe_bench.report.findings import OPEN, Finding, judge
+from moe_bench.report.pairs import Value
 
 Curves = Mapping[str, Points]
 """A run's name → step → prec@1."""

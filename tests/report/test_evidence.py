@@ -51,6 +51,13 @@ def test_differences_at_the_margin_are_taken_for_small_in_five_of_a_hundred() ->
     assert np.mean([below(e.p_within(10.0)) for e in found]) == pytest.approx(ALPHA, abs=0.015)
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.5, 10.0])
+def test_differences_at_the_margin_are_taken_for_larger_in_five_of_a_hundred(margin: float) -> None:
+    rng = np.random.default_rng(4)
+    found = [evidence(drawn(rng, margin, 5)) for _ in range(2000)]
+    assert np.mean([below(e.p_beyond(margin)) for e in found]) == pytest.approx(ALPHA, abs=0.015)
+
+
 def test_the_seeds_that_are_needed_find_the_effect_in_eighty_of_a_hundred() -> None:
     rng = np.random.default_rng(3)
     needed = seeds_needed(1.0, 1.0)

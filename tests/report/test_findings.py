@@ -10,9 +10,11 @@ import pytest
 
 from moe_bench.report.answers import answer, finding_parts, lengths, short_tables
 from moe_bench.report.claims import CLAIMS
-from moe_bench.report.collect import collect
-from moe_bench.report.findings import FAILS, HOLDS, OPEN, Finding, findings
+from moe_bench.report.collect import Run, collect
+from moe_bench.report.evidence import ALPHA
+from moe_bench.report.findings import FAILS, HOLDS, OPEN, Finding, findings, judge
 from moe_bench.report.groups import sections
+from moe_bench.report.pairs import Pair, candidates, pairs
 from moe_bench.report.paper import published
 from moe_bench.report.paper_claims import in_the_paper, published_runs
 from moe_bench.report.recommend import advice, in_words, recommendations
@@ -113,6 +115,66 @@ def test_affinities_are_alike_when_each_pair_is_within_the_margin(tmp_path: Path
     assert finding(tmp_path, "affinity-alike").verdict == FAILS
 
 
+def test_affinities_are_not_alike_while_one_of_them_has_too_few_seeds(tmp_path: Path) -> None:
+    for router, seeds in (("softmax_ec", 4), ("sinkhorn_ec", 4), ("sparse_ec", 1)):
+        add(tmp_path, router, 0.7, seeds)
+    found = finding(tmp_path, "affinity-alike")
+    assert (found.verdict, found.reason, found.more) == (OPEN, "one seed", "at least 2")
+
+
+def test_affinities_are_unlike_when_two_of_them_are_whatever_the_third_lacks(tmp_path: Path) -> None:
+    for router, prec1, seeds in (("softmax_ec", 0.7, 4), ("sinkhorn_ec", 0.8, 4), ("sparse_ec", 0.7, 1)):
+        add(tmp_path, router, prec1, seeds)
+    found = finding(tmp_path, "affinity-alike")
+    assert (found.verdict, found.reason) == (FAILS, "more than 0.62 points")
+
+
+def test_no_verdict_stands_that_would_not_survive_the_other_claims(tmp_path: Path) -> None:
+    """By itself each of them would: a gap beyond the margin, a difference within a tenth of a point."""
+    for seed, (wide, small) in enumerate([(0.0115, 0.0), (0.0155, 3e-4), (0.0195, -3e-4)]):
+        for router, prec1 in (("softmax_ec", 0.7), ("sinkhorn_ec", 0.7 + wide), ("softmax_tc", 0.5)):
+            add_run(tmp_path, router, seed=seed, prec1=prec1)
+        add_run(tmp_path, "sinkhorn_tc", seed=seed, prec1=0.5 + small)
+    runs = collect(tmp_path).runs
+    for name in ("affinity-alike", "sinkhorn-over-softmax"):
+        claim = next(claim for claim in CLAIMS if claim.name == name)
+        alone = judge(claim, "val/prec1", pairs(claim, candidates(runs)), lambda run: run.number("val/prec1"))
+        found = finding(tmp_path, name)
+        assert (alone.verdict, found.verdict) == (FAILS, OPEN)
+        assert alone.p is not None
+        assert found.p is not None
+        assert alone.p < ALPHA <= found.p
+
+
+def test_no_router_is_called_dearer_by_the_luck_of_having_been_picked() -> None:
+    claim = next(claim for claim in CLAIMS if claim.dearest)
+    rng = random.Random(5)
+    alarms = 0
+    for _ in range(500):
+        seeds = range(4)
+        runs = {name: [priced(name, seed, rng.gauss(100, 1)) for seed in seeds] for name in ROUTERS[1:]}
+        others = {names: zip(*(runs[name] for name in names)) for names in claim.comparisons}
+        paired = [
+            Pair(f"{names[0]} over {names[1]}, tiny", names, a.seed or 0, a, b)
+            for names in others
+            for a, b in others[names]
+        ]
+        alarms += judge(claim, "cost/device_days", paired, lambda run: run.number("cost/device_days")).verdict != OPEN
+    assert alarms / 500 < ALPHA
+
+
+def priced(router: str, seed: int, days: float) -> Run:
+    return Run(router, Path(), "finished", "", router, "tiny", 1.0, "digits", seed, summary=cost(days))
+
+
+def test_lost_runs_of_another_capacity_than_the_claims_are_not_told_with_it(tmp_path: Path) -> None:
+    for router in ("dense", "soft"):
+        add(tmp_path, router, 0.7)
+    add_run(tmp_path, "soft", capacity=2.0, seed=3, state="failed")
+    add_run(tmp_path, "dense", seed=3, state="diverged")
+    assert finding(tmp_path, "dense/soft/1").unfinished == 1
+
+
 def test_the_plan_combine_is_told_from_the_softmax_combine(tmp_path: Path) -> None:
     add(tmp_path, "sinkhorn_tc", 0.75)
     for seed, prec1 in enumerate((0.70, 0.713, 0.719)):
@@ -194,6 +256,15 @@ def test_a_recommendation_names_the_best_the_cheapest_and_what_cannot_be_told_ap
     assert "cannot tell it from softmax_ec capacity 1 (" in said
     assert "Of these softmax_ec capacity 1 is the cheapest: 1.5 device-days, 75 % of that." in said
     assert "The cheapest of all is softmax_tc capacity 1 (" in said
+
+
+def test_a_setting_that_is_ahead_on_the_seeds_it_shares_with_the_best_may_be_the_best(tmp_path: Path) -> None:
+    add(tmp_path, "softmax_ec", 0.80, seeds=3)
+    for seed, prec1 in enumerate((0.780, 0.791, 0.799, 0.90, 0.90)):
+        add_run(tmp_path, "soft", seed=seed, prec1=prec1)
+    (found,) = recommendations(sections(collect(tmp_path).runs)[0])
+    assert found.best.name == "soft capacity 1"
+    assert "cannot tell it from softmax_ec capacity 1 (+" in in_words(found)
 
 
 def test_a_rival_that_costs_about_as_much_is_not_called_the_cheapest(tmp_path: Path) -> None:
