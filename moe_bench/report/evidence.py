@@ -120,13 +120,17 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def seeds_needed(effect: float, spread: float, alpha: float = ALPHA, sides: int = 2) -> int | None:
-    """Seeds by which a paired t test finds ``effect`` with 80 % power; None for more than ``MOST_SEEDS``."""
+def seeds_needed(effects: Sequence[float], alpha: float = ALPHA, sides: int = 2) -> int | None:
+    """Seeds by which paired t tests find all ``effects`` with 80 % power; None for more than ``MOST_SEEDS``.
+
+    Effects are in units of their spread. Those of several tests may be missed together or not: the sum of the chances
+    counts, so that it is rather a seed too many.
+    """
     from scipy.special import nctdtr, stdtrit
 
     for n in range(2, MOST_SEEDS + 1):
         critical = stdtrit(n - 1, 1 - alpha / sides)
-        if 1 - nctdtr(n - 1, abs(effect) / spread * math.sqrt(n), critical) >= POWER:
+        if sum(nctdtr(n - 1, abs(effect) * math.sqrt(n), critical) for effect in effects) <= 1 - POWER:
             return n
     return None
 

@@ -40,7 +40,7 @@ class Finding:
     unfinished: int  # runs of either side that failed or diverged, and count nowhere
     more: str  # seeds, in words
     paired: Sequence[Pair] = ()  # all that it is about, also those without the figure
-    untested: Evidence | None = None  # of a comparison that it is about and that has too few runs
+    each: Sequence[Evidence] = ()  # that the verdict takes: one, or those of comparisons that must all be alike
 
 
 def figures_of(runs: Sequence[Run]) -> list[str]:
@@ -101,12 +101,11 @@ def judge(claim: Claim, figure: str, paired: Sequence[Pair], value: Value) -> Fi
     comparisons = dict.fromkeys(pair.comparison for pair in paired)
     weighed = (_weigh(claim, [p for p in paired if p.comparison == names], value) for names in comparisons)
     each = [evidence for evidence in weighed if evidence]
-    evidence = max(each, key=lambda e: abs(e.effect), default=None) if claim.alike else _weigh(claim, about, value)
+    evidence = _widest(each) if claim.alike else _weigh(claim, about, value)
     of = each if claim.alike else [evidence] if evidence else []
     contrary = [words for e in of for words, effect in e.by_setting.items() if _is_contrary(claim, figure, effect)]
-    untested = next((e for e in of if not e.enough), None)
     p, verdict, reason = _likeliest(claim, figure, evidence, each) if evidence else (None, OPEN, "")
-    draft = Finding(claim, figure, verdict, reason, evidence, p, contrary, None, None, 0, "", about, untested)
+    draft = Finding(claim, figure, verdict, reason, evidence, p, contrary, None, None, 0, "", about, of)
     return _decide(draft, p)
 
 
@@ -127,6 +126,10 @@ def _likeliest(claim: Claim, figure: str, evidence: Evidence, each: Sequence[Evi
     if nil is not None and 2 * nil < ALPHA:  # its interval lies within
         found.append((2 * nil, FAILS, f"level within {NIL} points"))
     return min((one for one in found if one[0] is not None), default=(None, OPEN, ""))
+
+
+def _widest(each: Sequence[Evidence]) -> Evidence | None:
+    return max(each, key=lambda e: abs(e.effect), default=None)
 
 
 def _any_of(ps: Sequence[float | None]) -> float | None:
@@ -154,13 +157,16 @@ def _is_contrary(claim: Claim, figure: str, effect: float) -> bool:
 
 def _decide(draft: Finding, p: float | None) -> Finding:
     """The verdict of a draft by the p that counts."""
-    evidence = draft.untested or draft.evidence
-    if evidence is None:
+    if draft.evidence is None:
         return replace(draft, p=None, reason="no pair of runs", more=f"first make pairs: {draft.claim.command}")
     if p is not None and p < ALPHA:
         return replace(draft, p=p)
-    reason = "it may be chance" if evidence.enough else _too_few(evidence)
-    return replace(draft, p=p, verdict=OPEN, reason=reason, more=_more(draft, evidence, p))
+    lacking = next((e for e in draft.each if not e.enough), None)
+    if lacking and not lacking.spread:
+        more = "at least 2" if lacking.seeds < 2 else "unknown: do the runs of these seeds differ at all?"
+    else:
+        more = _more(draft, p / draft.p if p and draft.p else 1.0)
+    return replace(draft, p=p, verdict=OPEN, reason=_too_few(lacking) if lacking else "it may be chance", more=more)
 
 
 def _too_few(evidence: Evidence) -> str:
@@ -169,20 +175,21 @@ def _too_few(evidence: Evidence) -> str:
     return "the same difference in every seed" if evidence.pairs >= 3 else f"{evidence.pairs} pairs"
 
 
-def _more(draft: Finding, evidence: Evidence, p: float | None) -> str:
+def _more(draft: Finding, correction: float) -> str:
     """Seeds that would settle it with 80 % power, if the effect and spread seen are the true ones."""
-    if evidence.spread is None:
-        return "at least 2"
-    if not evidence.spread:
-        return "unknown: do the runs of these seeds differ at all?"
-    size, sides = abs(evidence.effect), 2
+    spreads = [(e.effect, e.spread) for e in draft.each if e.spread]
+    effects, tests, sides = [effect / spread for effect, spread in spreads], 1, 2
     if draft.claim.alike:
-        size, sides = abs(margin(draft.figure) - size), 1
-    correction = p / draft.p if p and draft.p else 1.0
-    needed = seeds_needed(size, evidence.spread, ALPHA / max(1.0, correction), sides)
+        limit, sides = margin(draft.figure), 1
+        beyond = [(abs(effect) - limit) / spread for effect, spread in spreads if abs(effect) >= limit]
+        effects = [(limit + side * effect) / spread for effect, spread in spreads for side in (-1, 1)]
+        if beyond:
+            effects, tests = [max(beyond)], len(spreads)
+    seeds = min(e.seeds for e in draft.each)
+    needed = seeds_needed(effects, ALPHA / max(1.0, correction) / tests, sides)
     if needed is None:
-        return f"over {MOST_SEEDS - evidence.seeds}: about nil against its spread"
-    return f"about {max(1, needed - evidence.seeds)}"
+        return f"over {MOST_SEEDS - seeds}: about nil against its spread"
+    return f"about {max(1, needed - seeds)}"
 
 
 def _ratio(paired: Sequence[Pair], price: Price) -> float | None:

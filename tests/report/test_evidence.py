@@ -60,11 +60,28 @@ def test_differences_at_the_margin_are_taken_for_larger_in_five_of_a_hundred(mar
 
 def test_the_seeds_that_are_needed_find_the_effect_in_eighty_of_a_hundred() -> None:
     rng = np.random.default_rng(3)
-    needed = seeds_needed(1.0, 1.0)
+    needed = seeds_needed([1.0])
     assert needed == 10  # textbook: 9.94 pairs for an effect of one standard deviation
     found = [evidence(drawn(rng, 1.0, needed)) for _ in range(2000)]
     assert np.mean([below(e.p) for e in found]) == pytest.approx(0.8, abs=0.03)
-    assert seeds_needed(0.01, 1.0) is None
+    assert seeds_needed([0.01]) is None
+
+
+@pytest.mark.parametrize(("effect", "spread"), [(0.0, 5.0), (2.0, 5.0), (4.0, 2.0)])
+def test_the_seeds_that_are_needed_show_three_differences_to_be_small_in_eighty_of_a_hundred(
+    effect: float, spread: float
+) -> None:
+    """Three routers, so that their differences share noise; the first is ahead of both others."""
+    margin, rng = 6.2, np.random.default_rng(5)
+    needed = seeds_needed([(margin + side * e) / spread for e in (effect, effect, 0.0) for side in (-1, 1)], sides=1)
+    assert needed is not None
+
+    def all_within() -> bool:
+        first, *others = rng.normal(0, spread / 2**0.5, (3, needed))
+        compared = [first + effect - others[0], first + effect - others[1], others[0] - others[1]]
+        return all(below(evidence({("a", k): d for k, d in enumerate(ds)}).p_within(margin)) for ds in compared)
+
+    assert 0.77 < np.mean([all_within() for _ in range(1000)]) < 0.93
 
 
 @pytest.mark.parametrize(
