@@ -103,7 +103,7 @@ def facts(cfg: Config, found: dict[str, Any]) -> dict[str, str]:
         lines["time"] = "unknown, since no run like this is finished; --measure times a few pieces of work here"
     else:
         lines["time"] = (
-            f"{significant(found['time/step_ms'])} ms/step · about {about(found['time/train_s'])} of training · "
+            f"{significant(found['time/step_ms'])} ms/step · {about(found['time/train_s'])} of training · "
             f"{significant(found['cost/device_days'])} device-days (by {found['time/source']})"
         )
     return lines

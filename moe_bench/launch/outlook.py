@@ -58,7 +58,7 @@ def _time(left: Sequence[Cell], jobs: int, elsewhere: bool) -> str:
         return f"unknown, since no run like these is finished and {_why_not(len(left), elsewhere)}"
     steps = {cell.number: cell.config.recipe.steps - cell.steps_done for cell in left}
     total = sum(step_s * steps[number] for number, step_s in known.items())
-    words = f"about {about(total)} of training ({', '.join(sources)})"
+    words = f"{about(total)} of training ({', '.join(sources)})"
     if jobs > 1:
         words += f"; {about(total / min(jobs, len(known)))} if as many at once do not slow each other"
     missing = len(left) - len(known)

@@ -107,9 +107,7 @@ def _lines(facts: RunFacts) -> list[tuple[str, str]]:
     if facts.weights:
         lines.insert(1, ("weights", facts.weights))
     if facts.about_s is not None:
-        lines.insert(
-            -1, ("expected", f"about {about(facts.about_s)} of training, to be corrected by the progress below")
-        )
+        lines.insert(-1, ("expected", f"{about(facts.about_s)} of training, to be corrected by the progress below"))
     return lines
 
 

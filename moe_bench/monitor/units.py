@@ -54,14 +54,16 @@ def duration(seconds: float | None) -> str:
 
 
 def about(seconds: float | None) -> str:
-    """A guess, no finer than it can be: "40 s", "7 min", "2.5 h", "3.1 d"."""
+    """A guess, no finer than it can be: "under 10 s", "about 40 s", "about 7 min", "about 2.5 h", "about 3.1 d"."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
+    if seconds < 10:
+        return "under 10 s"
     if seconds < 90:
-        return f"{max(10, round(seconds, -1)):.0f} s"
+        return f"about {round(seconds, -1):.0f} s"
     if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 36 * 3600 else f"{seconds / 86400:.1f} d"
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:.1f} h" if seconds < 36 * 3600 else f"about {seconds / 86400:.1f} d"
 
 
 def rate(images_per_s: float | None) -> str:
