@@ -6,6 +6,11 @@ type instead. The command line prints the message and never a traceback. Anythin
 
 from __future__ import annotations
 
+import errno
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system's errors have as ``errno`` where there was no room to write."""
+
 
 class MoeBenchError(Exception):
     """A failure whose message is all a user needs. ``exit_code`` is what the process returns.

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from moe_bench import interrupt, ranks
-from moe_bench.errors import EXIT_SIGINT, MoeBenchError, OwnCodeError, WorkerLostError
+from moe_bench.errors import DISK_FULL, EXIT_SIGINT, CheckpointError, MoeBenchError, OwnCodeError, WorkerLostError
 from moe_bench.secrets import redact
 
 DEBUG_VARIABLE = "MOE_BENCH_DEBUG"
@@ -38,7 +38,7 @@ def guarded(action: Callable[[], int], folder: Path | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return EXIT_SIGPIPE
     except (Exception, KeyboardInterrupt) as error:
         _print_traceback_if_asked()
@@ -51,12 +51,30 @@ def _end_of(error: BaseException, folder: Path | None) -> int:
     if isinstance(error, KeyboardInterrupt) or (interrupt.received() and told not in interrupt.WORDS):
         code = interrupt.received() or EXIT_SIGINT
         return _end(interrupt.WORDS[code], code, everywhere=True)
+    if (refusal := _refusal_of_output(error)) is not None:
+        _give_up_output()
+        return _end(f"what is printed cannot be written: {refusal}", CheckpointError.exit_code, everywhere=True)
     if isinstance(error, OwnCodeError):
         return _end(f"{error}\nThe traceback is in {_keep_traceback(folder)}", error.exit_code)
     if isinstance(error, MoeBenchError):
         return _end(str(error), error.exit_code, everywhere=error.everywhere)
     last = traceback.format_exception_only(error)[-1].strip()
     return _end(f"a bug, sorry: {last}\nThe traceback is in {_keep_traceback(folder)}", 1)
+
+
+def _refusal_of_output(error: BaseException) -> str | None:
+    """Why stdout takes no more, as into a file on a full disk, where that is behind ``error``."""
+    if getattr(error.__cause__ or error, "errno", None) in DISK_FULL:
+        try:
+            print(flush=True)
+        except OSError as refused:
+            return refused.strerror
+    return None
+
+
+def _give_up_output() -> None:
+    """Let Python's own flush at the end of the process find something that takes all."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _end(message: str, code: int, everywhere: bool = False) -> int:

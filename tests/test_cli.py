@@ -203,6 +203,15 @@ def test_a_bug_keeps_its_traceback_in_the_run_folder(
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"], ["estimate"]])
+def test_output_into_a_full_disk_is_told_as_that_and_no_bug(words: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "moe_bench", *words]
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert found.returncode == 4
+    assert found.stderr == "moe-bench: what is printed cannot be written: No space left on device\n"
+
+
 def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m moe_bench --help | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)

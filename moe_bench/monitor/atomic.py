@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -12,10 +11,9 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from moe_bench.errors import CheckpointError
+from moe_bench.errors import DISK_FULL, CheckpointError
 from moe_bench.monitor.units import size
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
 REMEDY = "Free some space or mend the folder, then type the same command again."

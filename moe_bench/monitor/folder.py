@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any
 
 from moe_bench.config.identity import difference
-from moe_bench.errors import CheckpointError, ConfigError
-from moe_bench.monitor.atomic import DISK_FULL, FOLDER_MODE, make_writable, plain, read_json, shortage, write_json
+from moe_bench.errors import DISK_FULL, CheckpointError, ConfigError
+from moe_bench.monitor.atomic import FOLDER_MODE, make_writable, plain, read_json, shortage, write_json
 from moe_bench.monitor.environment import host, snapshot
 from moe_bench.monitor.lifecycle import BY_SIGNAL, Checkpoint, Start, begin, outcome, skip
 from moe_bench.monitor.lock import FolderLock, now
