@@ -55,11 +55,13 @@ def report(
 
 
 def result_tables(sections: Sequence[Section]) -> list[Table]:
-    return [result_table(section) for section in sections]
+    """One for each section with a finished run."""
+    return [result_table(section) for section in sections if section.finished]
 
 
 def tables_of_the_paper(sections: Sequence[Section], published: Published | None) -> list[Table]:
-    return [table for section in sections for table in paper_tables(section, published)]
+    """For each section with a finished run."""
+    return [table for section in sections if section.finished for table in paper_tables(section, published)]
 
 
 def _not_counted(collection: Collection, sections: Sequence[Section]) -> list[Part]:

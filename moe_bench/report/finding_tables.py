@@ -35,7 +35,7 @@ def overview(title: str, found: Sequence[Finding], price: Price, asked: Sequence
 
     ``asked`` are the words of a command line that make runs on the same data, in the same way.
     """
-    metrics = list(dict.fromkeys(f.figure for f in found if f.claim.of != COST))
+    metrics = list(dict.fromkeys(f.figure for f in found if f.claim.of != COST and f.evidence))
     by_claim: dict[str, list[Finding]] = {}
     for f in found:
         by_claim.setdefault(f.claim.name, []).append(f)

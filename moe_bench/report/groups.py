@@ -101,6 +101,11 @@ class Section:
         return price(row.runs for row in self.rows)
 
     @property
+    def finished(self) -> bool:
+        """Whether any of its runs is: else all its rows are gaps."""
+        return any(row.runs for row in self.rows)
+
+    @property
     def size(self) -> int:
         return len(self.others) + sum(len(row.runs) for row in self.rows)
 

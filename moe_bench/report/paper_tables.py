@@ -13,7 +13,7 @@ from dataclasses import replace
 from moe_bench.monitor.units import MISSING
 from moe_bench.report.groups import Mean, Row, Section, mean_of, order
 from moe_bench.report.paper import DAYS, MODELS, PREC1, SHOTS, Published
-from moe_bench.report.settings import same_model
+from moe_bench.report.settings import is_as_named, same_model
 from moe_bench.report.tables import (
     UPSTREAM,
     Cell,
@@ -98,14 +98,15 @@ def _table(section: Section, kind: str, number: str, rows: list[Row], block: Blo
 
 
 def _measure(rows: list[Row], column: Column, published: Published | None = None, figure: str = "") -> Block:
-    """An accuracy and its gaps, each followed by what the paper has for it."""
+    """An accuracy and its gaps, each followed by what the paper has for it; no gaps to a router that nobody ran."""
     block = [_column(rows, column)]
     if published and rows[0].model in MODELS:
         block.append(("paper %", _published(rows, published, figure)))
     for reference in REFERENCES:
-        block.append(_gaps(rows, column, reference))
+        gaps = [_gaps(rows, column, reference)]
         if published:
-            block.append(_published_gaps(rows, published, figure, reference))
+            gaps.append(_published_gaps(rows, published, figure, reference))
+        block += gaps if any(cell != MISSING for _, cells in gaps for cell in cells) else []
     return block
 
 
@@ -139,11 +140,16 @@ def _alike(row: Row, other: Row) -> bool:
 
 
 def _published(rows: list[Row], published: Published, figure: str) -> list[Cell]:
-    return [published.text(figure, row.model, row.router, row.capacity) for row in rows]
+    return [published.text(figure, row.model, _in_the_paper(row), row.capacity) for row in rows]
 
 
 def _published_gaps(rows: list[Row], published: Published, figure: str, reference: str) -> tuple[str, list[Cell]]:
     models = [rows[0].model] if rows[0].model in MODELS else MODELS
-    gaps = [[published.gap(figure, m, row.router, row.capacity, reference) for m in models] for row in rows]
+    gaps = [[published.gap(figure, m, _in_the_paper(row), row.capacity, reference) for m in models] for row in rows]
     cells: list[Cell] = [MISSING if set(found) == {MISSING} else " / ".join(found) for found in gaps]
     return f"paper Δ {reference}" + (f", {' / '.join(models)}" if len(models) > 1 else ""), cells
+
+
+def _in_the_paper(row: Row) -> str:
+    """The router of which the paper speaks there; none where settings of ours make it another one."""
+    return row.router if not row.runs or is_as_named(row.runs[0]) else ""

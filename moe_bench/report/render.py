@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from rich.text import Text
 
 from moe_bench.report.tables import Table
 
 GAP = "  "
+NARROWEST = 12  # letters of a column of words
 
 
 def terminal(table: Table, columns: int) -> list[Text]:
@@ -19,34 +21,40 @@ def terminal(table: Table, columns: int) -> list[Text]:
     while spare and _total(widths, shown) > columns:
         shown.remove(spare.pop(0))
 
+    widths = _narrowed(widths, shown[: table.labels], _total(widths, shown) - columns)
+
     def line(cells: Sequence[str]) -> str:
         """Words to the left, figures to the right."""
         aligned = [cells[i].ljust(widths[i]) if i < table.labels else cells[i].rjust(widths[i]) for i in shown]
         return GAP.join(aligned).rstrip()
 
-    lines = [
-        Text(table.title, style="bold"),
-        *(Text(line(cells), style="dim") for cells in _headings(table, widths, shown)),
-    ]
+    headings = _broken(table.headings, widths, shown)
+    lines = [Text(table.title, style="bold"), *(Text(line(cells), style="dim") for cells in _lowered(headings))]
     lines.append(Text("─" * _total(widths, shown), style="dim"))
     for number, row in enumerate(texts):
         lines += [Text("")] if number in table.breaks else []
-        lines.append(Text(line(row)))
+        lines += [Text(line(cells)) for cells in zip_longest(*_broken(row, widths, shown), fillvalue="")]
     lines += [Text(""), *(Text(note, style="dim") for note in table.notes)]
     if left_out := [heading for i, heading in enumerate(table.headings) if i not in shown]:
         lines.append(Text(f"Left out for width: {', '.join(left_out)}. report.md has them.", style="dim"))
     return lines
 
 
-def _headings(table: Table, widths: Sequence[int], shown: Sequence[int]) -> list[list[str]]:
-    """Headings broken at spaces into lines of cells, standing on their columns."""
-    words = {i: textwrap.wrap(table.headings[i], max(1, widths[i])) for i in shown}
-    height = max(map(len, words.values()))
-    lines = [[""] * len(widths) for _ in range(height)]
-    for i, found in words.items():
-        for level, word in enumerate(found, height - len(found)):
-            lines[level][i] = word
-    return lines
+def _narrowed(widths: Sequence[int], labels: Sequence[int], excess: int) -> list[int]:
+    """Where figures alone cannot be spared any more, the widest column of words takes several lines."""
+    widest = max(labels, key=lambda i: widths[i])
+    return [max(NARROWEST, width - excess) if i == widest and excess > 0 else width for i, width in enumerate(widths)]
+
+
+def _broken(cells: Sequence[str], widths: Sequence[int], shown: Sequence[int]) -> list[list[str]]:
+    """Each cell as lines, broken at spaces where it can be; nothing of what is not shown."""
+    return [textwrap.wrap(cell, max(1, widths[i])) if i in shown else [] for i, cell in enumerate(cells)]
+
+
+def _lowered(cells: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Lines of headings that stand on their columns."""
+    height = max(map(len, cells))
+    return list(zip(*([""] * (height - len(found)) + [*found] for found in cells)))
 
 
 def _total(widths: Sequence[int], shown: Sequence[int]) -> int:

@@ -67,6 +67,11 @@ def unusual(run: Run) -> list[str]:
     return [key for key in found if means_something(run, key)]
 
 
+def is_as_named(run: Run) -> bool:
+    """Whether its router is as our file of that name has it, as far as there is one."""
+    return not any(key.startswith("router.") for key in unusual(run))
+
+
 def _added(run: Run, key: str, usual: dict[str, Any]) -> bool:
     """What the file does not mention is usually at its default, and then the run's science leaves it out."""
     return key in run.science and key.partition(".")[2] not in usual

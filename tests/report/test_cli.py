@@ -162,3 +162,15 @@ def test_ls_needs_neither_torch_nor_what_draws_and_reckons(runs: Path) -> None:
 
 def test_a_report_needs_no_torch(runs: Path) -> None:
     assert not {"torch", "lightning", "hydra", "omegaconf", "wandb"} & imported_by("report", runs)
+
+
+def test_settings_of_which_no_run_has_finished_have_no_table_but_are_named(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = {"recipe": {"steps": 900, "batch": 128}}
+    add_run(runs, "hash", state="killed", config=longer, science={"recipe.steps": 900})
+    assert run(["report", str(runs)]) == 0
+    out = capsys.readouterr().out
+    assert "\ndigits, 900 steps" not in f"\n{out}"
+    assert "digits, 600 steps" in out
+    assert "Not counted: hash-tiny" in out

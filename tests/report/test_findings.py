@@ -359,3 +359,14 @@ def test_findings_can_be_read_by_programs(tmp_path: Path) -> None:
         f for f in value["blocks"][0]["findings"] if (f["claim"], f["metric"]) == ("sinkhorn-over-softmax", "val/prec1")
     ]
     assert (entry["verdict"], entry["pairs"]) == (HOLDS, 3)
+
+
+def test_a_probe_that_no_pair_has_takes_no_column(tmp_path: Path) -> None:
+    add(tmp_path, "softmax_tc", 0.5)
+    add(tmp_path, "softmax_ec", 0.6)
+    shots = {"probe/digits/1shot": 0.2, "probe/digits/10shot": None}
+    add(tmp_path, "sparse_ec", 0.6, science={"probe.shots": [1]}, **shots)
+    (block,) = judged(collect(tmp_path).runs)
+    (found,) = short_tables(block)
+    assert "probe/digits/1shot" in {f.figure for f in block.findings}
+    assert found.headings == ["claim", "seeds", "prec@1", "digits 10-shot", "device-days ×", "FLOPs ×"]

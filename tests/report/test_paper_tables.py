@@ -69,12 +69,14 @@ def test_gaps_are_paired_over_the_seeds_that_both_routers_have(tmp_path: Path) -
     # +2 and +4 points: mean 3, standard error 1, 12.7 of them; the third seed has no partner
     assert cell(found, "soft", "prec@1 Δ softmax_tc ± 95 % CI") == "+3.0 ± 12.7 (2)"
     assert cell(found, "softmax_tc", "prec@1 Δ softmax_tc ± 95 % CI") == "–"
-    assert cell(found, "soft", "prec@1 Δ softmax_ec") == "–"
+    assert "prec@1 Δ softmax_ec" not in found.headings  # that nobody ran
 
 
 def test_a_gap_is_never_to_a_router_of_another_capacity(tmp_path: Path) -> None:
     add_run(tmp_path, "soft", capacity=2)
     add_run(tmp_path, "softmax_tc", capacity=1)
+    assert "prec@1 Δ softmax_tc" not in tables(tmp_path)["tiny upstream"].headings
+    add_run(tmp_path, "dense", capacity=1)
     assert cell(tables(tmp_path)["tiny upstream"], "soft", "prec@1 Δ softmax_tc", "2") == "–"
 
 
@@ -119,3 +121,22 @@ def test_without_a_probe_there_is_no_few_shot_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("note", ["not levels", "l16, soft, capacity 2: training was unstable"])
 def test_published_values_say_that_they_are_not_ours_and_what_is_missing(note: str) -> None:
     assert any(note in text for text in published().notes)
+
+
+def test_gaps_to_a_router_that_is_not_there_and_that_the_paper_does_not_compare_take_no_column(tmp_path: Path) -> None:
+    add_run(tmp_path, "random")
+    add_run(tmp_path, "softmax_ec")
+    for paper in (False, True):
+        headings = tables(tmp_path, paper)["tiny few-shot on digits"].headings
+        assert "10-shot Δ softmax_ec" in headings
+        assert ("10-shot Δ softmax_tc" in headings) is paper  # where softmax_ec has a published gap to it
+
+
+def test_the_papers_value_stands_only_beside_the_router_that_it_ran(tmp_path: Path) -> None:
+    for combine in ("plan", "softmax"):
+        add_run(
+            tmp_path, "sinkhorn_tc", "b32", science={"router.combine": combine}, config={"router": {"combine": combine}}
+        )
+    found = tables(tmp_path, paper=True)["Table 1 b32 upstream"]
+    assert cell(found, "sinkhorn_tc (router.combine=softmax)", "paper %") == "41.63"
+    assert cell(found, "sinkhorn_tc (router.combine=plan)", "paper %") == "–"

@@ -78,3 +78,18 @@ def test_a_table_fits_its_terminal_and_says_what_it_left_out(tmp_path: Path, col
         assert lines[-1].startswith("Left out for width: ")
     for row in found.texts:
         assert any(row[2] in line for line in body)
+
+
+def test_a_long_name_takes_several_lines_where_the_terminal_is_narrow(tmp_path: Path) -> None:
+    for iterations in (5, 10):
+        changed = {"iterations": iterations, "combine": "plan"}
+        science = {f"router.{key}": value for key, value in changed.items()}
+        add_run(tmp_path, "sinkhorn_tc", science=science, config={"router": changed})
+    found = table(tmp_path)
+    lines = [line.plain for line in terminal(found, 60)]
+    body = lines[1 : lines.index("")]
+    assert max(map(len, body)) <= 60
+    words = " ".join(" ".join(body).split())
+    assert all("(router.combine=plan," in row[2] for row in found.texts)
+    assert "router.iterations=5)" in words
+    assert "router.iterations=10)" in words

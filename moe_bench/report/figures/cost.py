@@ -142,7 +142,7 @@ def _intervals(axes: Axes, found: Sequence[Point]) -> None:
 
 def _draw(axes: Axes, point: Point) -> None:
     look, size = point.look, math.sqrt(area(None if point.dense else point.capacity))
-    marker = {**look.point, "markersize": size, "markeredgewidth": 0.8 if look.hollow else 0.3, "linestyle": ""}
+    marker = {**look.point, "markersize": size, "markeredgewidth": 0.3 if look.fill == "full" else 0.8, "linestyle": ""}
     axes.plot([point.cost], [point.score], zorder=2.1, **marker)
     if point.dense:
         axes.axhline(point.score, linewidth=0.9, zorder=1.5, **look.line)

@@ -124,7 +124,7 @@ def _draw(axes: Axes, kind: Kind, panel: _Panel, looks: Mapping[tuple[str, str],
         note(axes, "nothing was logged")
     pictures(axes)
     if kind.flops:
-        axes.set_xlabel("training compute (FLOP, forward and backward)")
+        axes.set_xlabel("training compute\n(FLOP, forward and backward)")
 
 
 def _crossings(curves: Sequence[tuple[Curve, Row]]) -> list[tuple[tuple[float, float], str]]:

@@ -25,6 +25,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from moe_bench.report.groups import Row
+from moe_bench.report.settings import is_as_named
 from moe_bench.report.tables import capacity_text
 
 COLUMN, PAGE = 3.4, 7.0
@@ -71,7 +72,7 @@ class Look:
     colour: str
     marker: Any
     dashes: Any
-    hollow: bool = False
+    fill: str = "full"  # of FILLS
 
     @property
     def line(self) -> dict[str, Any]:
@@ -79,8 +80,9 @@ class Look:
 
     @property
     def point(self) -> dict[str, Any]:
-        face = "white" if self.hollow else self.colour
-        return {"marker": self.marker, "markerfacecolor": face, "markeredgecolor": self.colour}
+        face, half = ("white", "full") if self.fill == "none" else (self.colour, self.fill)
+        shape = {"marker": self.marker, "fillstyle": half, "markeredgecolor": self.colour}
+        return {**shape, "markerfacecolor": face, "markerfacecoloralt": "white"}
 
 
 SOLID, DASHED, DOTTED, MIXED = "-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2))
@@ -102,6 +104,8 @@ OWN_COLOURS = ("#332288", "#882255", "#44AA99", "#999933", "#661100", "#6699CC",
 OWN_MARKERS = ("d", ">", (4, 1, 0), (6, 1, 0), (3, 1, 0))  # the last three: stars of so many points
 OWN_DASHES = (MIXED, SOLID, DASHED)
 VARIANT_DASHES = (SOLID, DOTTED, MIXED, DASHED)
+FILLS = ("full", "none", "left", "top", "right", "bottom")
+"""What of a marker has its colour: of a router's first variant all, of its second nothing, then a half."""
 
 
 def style() -> AbstractContextManager[None]:
@@ -110,24 +114,31 @@ def style() -> AbstractContextManager[None]:
 
 
 def looks(rows: Iterable[Row]) -> dict[tuple[str, str], Look]:
-    """The look of each (router, variant) among ``rows``, in their order. A router's variants share its colour."""
-    found: dict[str, dict[str, None]] = {}
+    """The look of each (router, variant) among ``rows``, in their order. A router's variants share its colour.
+
+    The first is the one that is as its name says, if any. A gap, which no figure shows, takes no look from the others.
+    """
+    rows = list(rows)
+    finished = {row.router for row in rows if row.runs}
+    found: dict[str, dict[str, bool]] = {}
     for row in rows:
-        found.setdefault(row.router, {})[row.variant] = None
+        if row.runs or row.router not in finished:
+            found.setdefault(row.router, {})[row.variant] = bool(row.runs) and not is_as_named(row.runs[0])
     own = _own(name for name in found if name not in KNOWN)
     return {
         (router, variant): _variant(router, variant, number, KNOWN.get(router) or own[router])
         for router, variants in found.items()
-        for number, variant in enumerate(sorted(variants))
+        for number, variant in enumerate(sorted(variants, key=lambda variant: (variants[variant], variant)))
     }
 
 
 def _variant(router: str, variant: str, number: int, look: tuple[str, Any, Any]) -> Look:
-    """The first is as the router is; of the others the marker is hollow and the line has dashes of another kind."""
+    """The first is as the router is; of the others the marker has another fill and the line another kind of dashes."""
     colour, marker, dashes = look
     others = [other for other in VARIANT_DASHES if other != dashes]
     label = textwrap.fill(f"{router} {variant}".strip(), 44)
-    return Look(label, colour, marker, others[(number - 1) % len(others)] if number else dashes, number > 0)
+    line = others[(number - 1) % len(others)] if number else dashes
+    return Look(label, colour, marker, line, FILLS[number % len(FILLS)])
 
 
 def _own(names: Iterable[str]) -> dict[str, tuple[str, Any, Any]]:

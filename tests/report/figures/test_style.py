@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import re
 from itertools import combinations, pairwise
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from moe_bench.report.collect import collect
 from moe_bench.report.figures.lines import spread
 from moe_bench.report.figures.style import Look, area, encoded, limits, looks, style
-from moe_bench.report.groups import ROUTER_ORDER, Row
+from moe_bench.report.groups import ROUTER_ORDER, Row, sections
+
+from ..runs import add_run
 
 OWN = ("my_router", "other", "gumbel", "top_any", "Ω")
 
@@ -34,7 +38,20 @@ def test_variants_of_a_router_share_its_colour_and_differ_in_shape() -> None:
     found = looks(rows("soft", "my_router", variants=("", "(router.noise=1)", "(router.noise=2)")))
     for one, other in combinations([look for (name, _), look in found.items() if name == "soft"], 2):
         assert one.colour == other.colour
-        assert (one.hollow, one.dashes) != (other.hollow, other.dashes)
+        assert one.fill != other.fill
+        assert one.dashes != other.dashes
+
+
+def test_a_gap_beside_variants_of_its_router_takes_no_look_from_them(tmp_path: Path) -> None:
+    for combine in ("plan", "softmax"):
+        science = {"router.combine": combine}
+        add_run(tmp_path, "sinkhorn_tc", science=science, config={"router": {"combine": combine}})
+    add_run(tmp_path, "soft", capacity=2)
+    (section,) = sections(collect(tmp_path).runs)
+    assert ("sinkhorn_tc", 2.0) in {(row.router, row.capacity) for row in section.rows if not row.runs}
+    found = looks(section.rows)
+    fills = {variant: look.fill for (name, variant), look in found.items() if name == "sinkhorn_tc"}
+    assert fills == {"(router.combine=softmax)": "full", "(router.combine=plan)": "none"}  # softmax is the usual one
 
 
 def test_the_area_of_a_marker_is_its_capacity() -> None:
