@@ -93,7 +93,8 @@ def weigh(differences: Differences) -> Evidence | None:
 def _block(differences: Differences) -> tuple[list[int], list[str]]:
     """The most pairs in which every seed has every setting: else a seed's mean would tell of its settings.
 
-    Two seeds before one, then more pairs, then more seeds.
+    Two seeds before one, then more pairs, then more seeds. Looked for among the fullest seeds, the seeds of each
+    setting, and those that two have in common.
     """
     seeds_of: dict[str, set[int]] = {}
     settings_of: dict[int, int] = {}
@@ -101,10 +102,9 @@ def _block(differences: Differences) -> tuple[list[int], list[str]]:
         seeds_of.setdefault(setting, set()).add(seed)
         settings_of[seed] = settings_of.get(seed, 0) + 1
     fullest = sorted(settings_of, key=lambda seed: (-settings_of[seed], seed))
-    blocks = []
-    for n in range(1, len(fullest) + 1):
-        seeds = sorted(fullest[:n])
-        blocks.append((seeds, [setting for setting, have in seeds_of.items() if have.issuperset(seeds)]))
+    own = {frozenset(seeds) for seeds in seeds_of.values()}
+    tried = [fullest[:n] for n in range(1, len(fullest) + 1)] + sorted(sorted(a & b) for a in own for b in own if a & b)
+    blocks = [(sorted(seeds), [s for s, have in seeds_of.items() if have.issuperset(seeds)]) for seeds in tried]
     size = [(bool(settings) and len(seeds) > 1, len(seeds) * len(settings), len(seeds)) for seeds, settings in blocks]
     return blocks[size.index(max(size))] if blocks else ([], [])
 

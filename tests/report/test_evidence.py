@@ -109,5 +109,21 @@ def test_only_seeds_with_the_same_settings_are_averaged() -> None:
     assert found.effect == pytest.approx(1.05)
 
 
+def test_the_largest_block_is_found_where_settings_have_other_seeds() -> None:
+    """By brute force over all sets of seeds."""
+    rng = np.random.default_rng(6)
+    for _ in range(50):
+        have = {(setting, seed): 0.1 * seed for setting in "abcd" for seed in range(5) if rng.random() < 0.5}
+        sets = [{k for k in range(5) if mask >> k & 1} for mask in range(1, 32)]
+        sizes = [len(seeds) * sum(all((s, k) in have for k in seeds) for s in "abcd") for seeds in sets]
+        several = [size for seeds, size in zip(sets, sizes) if len(seeds) > 1 and size]
+        found = weigh(have)
+        assert (found.pairs if found else 0) == max(several or sizes)
+    split = {("a", k): 1.0 + k for k in (0, 1)} | {(s, k): 1.0 + k for s in "bc" for k in (2, 3, 4, 5)}
+    found = weigh(split | {(s, k): 1.0 for s in "de" for k in (0, 1)})
+    assert found is not None
+    assert (found.seeds, found.pairs, found.left_out) == (4, 8, 6)
+
+
 def test_holm_multiplies_the_smallest_most_and_keeps_the_order() -> None:
     assert holm([0.04, None, 0.01, 0.03]) == pytest.approx([0.06, None, 0.03, 0.06])
