@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 MISSING = "–"
+UNREADABLE = 1e12
+"""A figure as large as this has an exponent instead of all its digits."""
 
 
 def count(value: float | None) -> str:
@@ -28,9 +30,14 @@ def flops(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return MISSING
     for size, name in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
+        if abs(value) >= 0.9995 * size:
             return f"{value / size:.3g} {name}FLOP"
     return f"{value:.0f} FLOP"
+
+
+def points(difference: float) -> str:
+    """Percentage points with their sign: "+1.20"; "+0.00" also of what is below zero by less than is shown."""
+    return f"{round(difference, 2) + 0.0:+.2f}"
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
@@ -92,7 +99,9 @@ def significant(value: float | None, digits: int = 3) -> str:
     """A positive figure without exponent where that is readable: 0.00213 → "0.00213"."""
     if value is None or not math.isfinite(value):
         return MISSING
+    if abs(value) >= UNREADABLE:
+        return f"{value:.{digits - 1}e}"
     if value == 0 or abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    decimals = digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2])  # of what it is rounded to
     return f"{value:.{decimals}f}" if decimals <= 6 else f"{value:.{digits - 1}e}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from moe_bench.monitor.units import MISSING
+from moe_bench.monitor.units import MISSING, points
 from moe_bench.report.claims import COST, margin
 from moe_bench.report.collect import Run
 from moe_bench.report.findings import FAILS, HOLDS, NIL, Finding
@@ -159,7 +159,7 @@ def over_training(title: str, found: Sequence[Finding], trends: Mapping[str, Seq
     for name, moments in trends.items():
         at = {moment.step: moment for moment in moments}
         since = appears(by_name[name], moments)
-        cells = [f"{at[step].effect:+.2f}{_mark(at[step].verdict)}" if step in at else MISSING for step in shown]
+        cells = [f"{points(at[step].effect)}{_mark(at[step].verdict)}" if step in at else MISSING for step in shown]
         rows.append([by_name[name].claim.sentence, MISSING if since is None else f"step {since:,}", *cells])
     headings = ["claim", "appears at", *(f"step {step:,}" for step in shown)]
     notes = [TREND_NOTE, "In points. ✓ holds, ✗ does not hold, no mark: not enough evidence."]

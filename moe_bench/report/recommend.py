@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moe_bench.monitor.units import MISSING, significant
+from moe_bench.monitor.units import MISSING, points, significant
 from moe_bench.report.evidence import ALPHA, FEWEST_SEEDS, Evidence, weigh
 from moe_bench.report.groups import Row, Section
 from moe_bench.report.price import Price
@@ -133,7 +133,7 @@ def in_words(found: Recommendation) -> str:
     if cheapest not in (best, frugal):
         share = f"{100 * cheapest.cost / best.cost:.0f} % of the cost of the best"
         said.append(f"The cheapest of all is {_lack(cheapest)}, at {share}.")
-    steps = "; ".join(f"{c.name} ({c.accuracy:.1f} %, {c.cost:.3g})" for c in found.pareto)
+    steps = "; ".join(f"{c.name} ({c.accuracy:.1f} %, {_figure(c.cost)})" for c in found.pareto)
     said.append(f"Worth their cost (Pareto set by means, the cheapest first, in {price.unit}): {steps}.")
     return " ".join(said)
 
@@ -185,7 +185,11 @@ def _settings(n: int) -> str:
 
 
 def _cost(candidate: Candidate, price: Price) -> str:
-    return f"{candidate.cost:.3g} {price.unit}"
+    return f"{_figure(candidate.cost)} {price.unit}"
+
+
+def _figure(cost: float) -> str:
+    return significant(cost) if cost >= 1000 else f"{cost:.3g}"
 
 
 def _lack(candidate: Candidate) -> str:
@@ -198,4 +202,4 @@ def _behind_text(candidate: Candidate) -> str:
     behind = candidate.behind
     if behind is None:
         return "no seed in common"
-    return f"{-behind.effect:+.2f}" + (f" ± {behind.half:.2f}" if behind.half is not None else "")
+    return points(-behind.effect) + (f" ± {behind.half:.2f}" if behind.half is not None else "")

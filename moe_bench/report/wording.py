@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from moe_bench.monitor.units import MISSING
+from moe_bench.monitor.units import MISSING, points
 from moe_bench.report.claims import COST
 from moe_bench.report.findings import FAILS, HOLDS, OPEN, Finding
 from moe_bench.report.price import CPU_DAYS, DEVICE_DAYS
@@ -32,9 +32,8 @@ def effect(f: Finding) -> str:
     if f.claim.of == COST:
         interval = f" ({math.exp(e.effect - e.half):.2f} to {math.exp(e.effect + e.half):.2f})" if e.half else ""
         return f"× {math.exp(e.effect):.2f}{interval}"
-    sign = "" if f.claim.alike else "+"
-    value = abs(e.effect) if f.claim.alike else e.effect
-    return f"{value:{sign}.2f}" + (f" ± {e.half:.2f}" if e.half else "")
+    value = f"{abs(e.effect):.2f}" if f.claim.alike else points(e.effect)
+    return value + (f" ± {e.half:.2f}" if e.half else "")
 
 
 def short(f: Finding) -> str:

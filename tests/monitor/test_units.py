@@ -16,6 +16,9 @@ from moe_bench.monitor import units
         (units.counted(1200, "steps"), "1,200 steps"),
         (units.flops(33.44e9), "33.4 GFLOP"),
         (units.flops(153.2e6), "153 MFLOP"),
+        (units.flops(999.7e9), "1 TFLOP"),
+        (units.points(1.2), "+1.20"),
+        (units.points(-0.001), "+0.00"),
         (units.percent(0.2345), "23.4 %"),
         (units.percent(float("nan")), "–"),
         (units.duration(0.25), "250 ms"),
@@ -40,6 +43,8 @@ from moe_bench.monitor import units
         (units.significant(0.0), "0"),
         (units.significant(1.234e-9), "1.23e-09"),
         (units.significant(964.12), "964"),
+        (units.significant(0.99996), "1.00"),
+        (units.significant(1.2e15), "1.20e+15"),
     ],
 )
 def test_numbers_read_as_people_write_them(text: str, expected: str) -> None:

@@ -17,7 +17,7 @@ from moe_bench.report.groups import sections
 from moe_bench.report.pairs import Pair, candidates, pairs
 from moe_bench.report.paper import published
 from moe_bench.report.paper_claims import in_the_paper, published_runs
-from moe_bench.report.recommend import advice, in_words, recommendations
+from moe_bench.report.recommend import advice, candidates_table, in_words, recommendations
 from moe_bench.report.tables import Table, result_table
 from moe_bench.report.trend import appears, curves, trend
 from moe_bench.report.verdicts import as_json, judged
@@ -265,6 +265,19 @@ def test_a_setting_that_is_ahead_on_the_seeds_it_shares_with_the_best_may_be_the
     (found,) = recommendations(sections(collect(tmp_path).runs)[0])
     assert found.best.name == "soft capacity 1"
     assert "cannot tell it from softmax_ec capacity 1 (+" in in_words(found)
+
+
+def test_costs_are_never_written_with_all_digits_of_a_large_number_nor_a_tie_with_a_minus(tmp_path: Path) -> None:
+    for seed in range(3):
+        add_run(tmp_path, "soft", seed=seed, device="H100", prec1=0.8, **cost(1234.5))
+        add_run(tmp_path, "dense", seed=seed, device="H100", prec1=0.8, **cost(2345.6))
+    (found,) = recommendations(sections(collect(tmp_path).runs)[0])
+    assert "80.0 % at 1,234 device-days" in in_words(found)
+    assert "dense (+0.00 points" in in_words(found)
+    add_run(tmp_path, "softmax_ec", prec1=0.7, **{"device": "A100", "flops/image": 7e12})
+    (found,) = recommendations(sections(collect(tmp_path).runs)[0])
+    table = candidates_table("", [found])
+    assert {row[table.headings.index("training FLOP")] for row in table.texts} == {"3.53e+13", "1.61e+18"}
 
 
 def test_a_rival_that_costs_about_as_much_is_not_called_the_cheapest(tmp_path: Path) -> None:
