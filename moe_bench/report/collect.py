@@ -7,7 +7,6 @@ counted and otherwise left out.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import time
@@ -23,6 +22,9 @@ from moe_bench.monitor.lock import age_s
 
 SILENT_S = 600.0
 """A running run without a heartbeat for so long is taken for dead."""
+
+LARGEST = 1e100
+"""Squares of larger numbers overflow, and no figure of a run is as large."""
 
 _ARCHIVED = re.compile(r"~\d+$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
@@ -78,12 +80,12 @@ def collect(root: Path) -> Collection:
 
 
 def as_number(value: Any) -> float | None:
-    """``value`` if it is a finite number: one nan would make nan of every mean that it is in."""
+    """``value`` if it is a number to reckon with: one nan would make nan of every mean that it is in."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     with suppress(OverflowError):  # JSON may hold integers of any length
         number = float(value)
-        return number if math.isfinite(number) else None
+        return number if abs(number) < LARGEST else None  # so is not nan
     return None
 
 

@@ -55,7 +55,7 @@ def test_files_of_another_shape_do_no_harm(tmp_path: Path, value: object) -> Non
     assert run.number("val/prec1") is None
 
 
-@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "1" + 400 * "0"])
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "1e300", "1" + 400 * "0"])
 def test_a_figure_that_is_no_finite_number_counts_as_absent(tmp_path: Path, value: str) -> None:
     file = add_run(tmp_path, "soft") / "summary.json"
     file.write_text(file.read_text().replace('"val/prec1": 0.8', f'"val/prec1": {value}'))

@@ -29,10 +29,10 @@ class Pair:
 
 
 def pairs(rows: Sequence[Row]) -> list[Pair]:
-    """Those among ``rows``, in their order."""
+    """Those among ``rows``, in their order, that say what a step is."""
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
-        if row.runs and (combine := _router(row).get("combine")) in LOOKS:
+        if row.runs and _batch(row) and (combine := _router(row).get("combine")) in LOOKS:
             same = {key: value for key, value in row.runs[0].science.items() if key not in ("router.combine", "seed")}
             key = json.dumps([row.router, row.model, row.capacity, same], sort_keys=True)
             found.setdefault(key, {})[combine] = row
@@ -45,7 +45,7 @@ def draw_combine(found: Sequence[Pair], histories: Histories) -> Figure:
     curves = []
     for axes, pair in zip(grid[0], found):
         for row, look in ((pair.softmax, LOOKS["softmax"]), (pair.plan, LOOKS["plan"])):
-            curve = histories.curve(row, "val/prec1").scaled(1 / _batch(row), 100)
+            curve = histories.curve(row, "val/prec1").scaled(1 / (_batch(row) or 1.0), 100)
             draw_curve(axes, curve, look)
             curves.append(curve)
         k = capacity_text(pair.softmax.capacity)
@@ -66,6 +66,7 @@ def _router(row: Row) -> dict[str, Any]:
     return row.runs[0].config.get("router") or {}
 
 
-def _batch(row: Row) -> float:
-    summary = row.runs[0].summary or {}
-    return float(summary["samples_seen"]) / float(summary["steps"])
+def _batch(row: Row) -> float | None:
+    """Pictures a step; None where the run does not say."""
+    seen, steps = row.runs[0].number("samples_seen"), row.runs[0].number("steps")
+    return seen / steps if seen and steps else None

@@ -248,6 +248,10 @@ def test_figure_3_pairs_runs_that_differ_in_the_combine_alone(tmp_path: Path) ->
     (axes,) = draw_combine([pair], Histories(section)).axes
     assert axes.get_title(loc="left") == "sinkhorn_tc, tiny, k = 1"
     assert [line.get_xdata()[-1] for line in axes.lines] == [600, 600]  # steps
+    summary = tmp_path / pair.plan.runs[0].name / "summary.json"
+    summary.write_text(summary.read_text().replace('"steps": 600', '"steps": null'))
+    (section,) = sections(collect(tmp_path).runs)
+    assert pairs(section.rows) == []  # steps are not known
 
 
 def test_all_figures_are_whole_files_and_what_is_missing_is_said(section: Section) -> None:
