@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import stat
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from moe_bench import __version__
+from moe_bench.arguments import Parser
 from moe_bench.config.argv import normalise
 from moe_bench.config.groups import conf_dir, find_groups, meant
 from moe_bench.config.problems import did_you_mean
@@ -184,16 +184,6 @@ def through_hydra(words: list[str], config_dir: str | None) -> int:
     except (HydraException, ValueError) as error:
         raise ConfigError(f"Hydra cannot do this: {error}") from error
     return 0
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with our way to say that something is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        _, _, unknown = message.partition("unrecognized arguments: ")
-        close = did_you_mean(re.split("[ =]", unknown)[0], self._option_string_actions) if unknown else None
-        hint = f" Did you mean {close}?" if close else ""
-        raise ConfigError(f"cannot read the command line: {message}.{hint} Flags and settings: moe-bench --help")
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moe_bench.arguments import Parser
 from moe_bench.errors import CheckpointError, ConfigError
 from moe_bench.monitor.atomic import make_writable, sync_folder
 from moe_bench.training.trained import final_weights, finished, run_config
@@ -71,11 +72,10 @@ def _write(out: Path, weights: dict[str, Tensor], told: dict[str, str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="moe-bench export",
         description="The weights of a finished run as one safetensors file.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"where to write [RUN/{NAME}]")

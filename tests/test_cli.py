@@ -219,6 +219,22 @@ def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path) -> None:
     assert done.stdout.startswith("moe-bench 0.1.0")
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["report", "--papr"], "--paper? All options: moe-bench report --help"),
+        (["evaluate", "runs/x", "--capacitys", "1"], "--capacity? All options: moe-bench evaluate --help"),
+        (["shards", "index", "x", "--lables=multi"], "--labels? All options: moe-bench shards --help"),
+        (["probe", "runs/x", "--shts", "1,5"], "--shots? All options: moe-bench probe --help"),
+        (["explain", "router"], "`moe-bench explain routers`?"),
+    ],
+)
+def test_a_word_typed_wrong_after_a_verb_is_met_with_the_one_that_is_meant(words: list[str], meant: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        cli.dispatch(words)
+    assert str(refused.value).endswith(f"Did you mean {meant}")
+
+
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from moe_bench.arguments import too_little
+from moe_bench.arguments import Parser, too_little
 from moe_bench.bench.cases import DTYPES, ROUTERS, Case, ProbeCase, make_cases, numbers, size, whole, words
 from moe_bench.bench.timing import WARMUP
 from moe_bench.data.progress import progress
@@ -59,11 +59,6 @@ examples
   moe-bench bench probe --train 10000 --test 50000 --width 768 --classes 1000 --draws 3 --rounds 1
 How to read the numbers: docs/benchmarks.md
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. All options: {self.prog} --help")
 
 
 def run(argv: list[str]) -> int:
@@ -203,11 +198,10 @@ def _tell(about: dict[str, Any], results: list[Any], args: argparse.Namespace) -
 
 def make_parser() -> argparse.ArgumentParser:
     """What the command line may be. A value that cannot be raises ConfigError."""
-    parser = _Parser(
+    parser = Parser(
         prog="moe-bench bench",
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(required=True, metavar="layers|routing|probe")
     layers = verbs.add_parser("layers", help="whole layers, forward and training, and their memory")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_bench.arguments import too_little
+from moe_bench.arguments import Parser, too_little
 from moe_bench.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -34,11 +34,10 @@ def run(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="moe-bench shards",
         description="Look into shards of labelled pictures, or make them.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(required=True, metavar="index|verify|make")
     index = verbs.add_parser("index", help="read, check and count shards; the result is kept for training")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moe_bench.arguments import Parser
 from moe_bench.monitor.console import make_console
 
 if TYPE_CHECKING:
@@ -56,11 +57,10 @@ def examine(asked: Plan) -> Iterator[Finding]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="moe-bench doctor",
         description="Look at everything that a run needs: packages, devices, room, pictures, SLURM, W&B.",
         epilog=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("settings", nargs="*", metavar="SETTING", help="as for a run: group=option, key=value")
     parser.add_argument("-m", "--multirun", action="store_true", help="the settings are of a sweep")

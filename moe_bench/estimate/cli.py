@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from moe_bench.arguments import Parser
 from moe_bench.config import Config, load, run_id
 from moe_bench.launch.evidence import finished_like
 from moe_bench.launch.outlook import checkpoint_bytes
@@ -110,11 +111,10 @@ def facts(cfg: Config, found: dict[str, Any]) -> dict[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="moe-bench estimate",
         description="What a run of these settings will take: parameters, FLOPs, memory, disk, time.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("settings", nargs="*", metavar="SETTING", help="as for a run: group=option, key=value")
     parser.add_argument("--measure", action="store_true", help="time a few pieces of work on this machine")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_bench.arguments import positive
+from moe_bench.arguments import Parser, natural, positive, several
 from moe_bench.config.plugins import blaming_own_code
 from moe_bench.data.progress import progress
 from moe_bench.errors import ConfigError
@@ -176,37 +175,25 @@ def _remarks(run: Path, step: int, prec1: float, pictures: int) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="moe-bench evaluate",
         description="A trained run under other capacities, groups and orders than those it was trained with.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument(
-        "--capacity", type=_several(float), default=CAPACITIES, metavar="c,c", help="of evaluation [0.5,1,2,4]"
+        "--capacity", type=several(float), default=CAPACITIES, metavar="c,c", help="of evaluation [0.5,1,2,4]"
     )
     parser.add_argument(
-        "--k", type=_several(int), default=[], metavar="K,K", help="experts a token chooses [as in training]"
+        "--k", type=several(int), default=[], metavar="K,K", help="experts a token chooses [as in training]"
     )
     parser.add_argument("--one-image", action="store_true", help="also route each image alone, at each capacity")
     parser.add_argument(
-        "--orders", type=_count, default=0, metavar="N", help="also N other orders of the pictures, at each capacity"
+        "--orders", type=natural, default=0, metavar="N", help="also N other orders of the pictures, at each capacity"
     )
     parser.add_argument("--probe", action="store_true", help="few-shot scores on the run's own sets too")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute [auto]")
     parser.add_argument("--batch", type=positive(int), default=BATCH, metavar="N", help=f"pictures at once [{BATCH}]")
-    parser.add_argument("--workers", type=_count, metavar="N", help="data processes [from the CPU count]")
+    parser.add_argument("--workers", type=natural, metavar="N", help="data processes [from the CPU count]")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
-
-
-def _several(kind: Callable[[str], float]) -> Callable[[str], Any]:
-    """An argparse type: numbers above 0, separated by commas."""
-    return lambda text: list(dict.fromkeys(map(positive(kind), text.split(","))))
-
-
-def _count(word: str) -> int:
-    if not word.isdecimal():
-        raise argparse.ArgumentTypeError(f"0 or more wanted, not {word!r}")
-    return int(word)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_bench.arguments import Parser
 from moe_bench.config.plugins import blaming_own_code
 from moe_bench.config.schema import SoftRouterConfig
 from moe_bench.errors import ConfigError
@@ -227,11 +228,10 @@ def _to_wandb(run: Path, config: Config, files: list[Path], step: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="moe-bench explain",
         description="Draw where a trained run's routers send the patches of real pictures, and count it.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help='a run folder, or the word "routers"')
     parser.add_argument("--images", metavar="DIR", help='a folder of shards, or "digits" [the run\'s validation set]')

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_bench.arguments import positive
+from moe_bench.arguments import Parser, positive
 from moe_bench.errors import CheckpointError, ConfigError
 from moe_bench.monitor.units import MISSING, percent
 
@@ -136,11 +136,10 @@ def write_figures(folder: Path, form: str, figures: dict[str, Figure]) -> list[P
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="moe-bench explain",
         description="Draw what each router does with the same tokens of real pictures, and count it.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "what", choices=("routers",), metavar="routers", help="all routers, a picture each and one of all"

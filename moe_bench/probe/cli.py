@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moe_bench.arguments import Parser, natural, positive, several
 from moe_bench.config.plugins import blaming_own_code
 from moe_bench.errors import ConfigError
+from moe_bench.monitor.units import counted
 from moe_bench.training.trained import load_model, run_config
 
 if TYPE_CHECKING:
     from moe_bench.config import Config
-    from moe_bench.probe.score import Protocol, Score
+    from moe_bench.probe.score import ProbeSet, Protocol, Score
 
 EXAMPLES = """examples:
   moe-bench probe runs/NAME                                  the run's own sets and protocol
@@ -62,7 +67,19 @@ def _probe(args: argparse.Namespace, config: Config) -> int:
         {**asdict(one), "floor": low.accuracy, "step": step, "run": str(args.run)} for one, low in zip(scores, floors)
     ]
     print(json.dumps(told, indent=2) if args.json else table(scores, floors, protocol, step))
+    for note in fewer_shots(sets, protocol):
+        print(note, file=sys.stderr)
     return 0
+
+
+def fewer_shots(sets: Sequence[ProbeSet], protocol: Protocol) -> list[str]:
+    """Of which sets a number of shots is not what each class gave, and what it gave."""
+    least = {one.name: min(Counter(one.train.labels[:, 0].tolist()).values()) for one in sets}
+    return [
+        f"{name}: a class with fewer pictures than shots gave all it has, the smallest {counted(number, 'pictures')}"
+        for name, number in least.items()
+        if number < max(protocol.shots)
+    ]
 
 
 def table(scores: list[Score], floors: list[Score], protocol: Protocol, step: int) -> str:
@@ -70,7 +87,8 @@ def table(scores: list[Score], floors: list[Score], protocol: Protocol, step: in
     width = max(len("data set"), *(len(one.dataset) for one in scores))
     lines = [f"{'data set':<{width}}  shots  accuracy        pixels        λ"]
     for one, low in zip(scores, floors, strict=True):
-        accuracy = f"{100 * one.accuracy:5.1f} ± {100 * one.std:4.1f} %"
+        spread = f" ± {100 * one.std:4.1f}" if protocol.draws > 1 else ""
+        accuracy = f"{100 * one.accuracy:5.1f}{spread} %"
         lines.append(
             f"{one.dataset:<{width}}  {one.shots:>5}  {accuracy:<14}  {100 * low.accuracy:5.1f} %  {one.l2:>8g}"
         )
@@ -80,30 +98,22 @@ def table(scores: list[Score], floors: list[Score], protocol: Protocol, step: in
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="moe-bench probe",
         description="Few-shot accuracy of a run's features: ridge regression on frozen pre-logits.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument(
         "--data", action="append", metavar="DIR", help='a folder of shards, or "digits"; repeat for more [the run\'s]'
     )
-    parser.add_argument("--shots", type=_numbers, metavar="N,N", help="pictures a class [the run's]")
-    parser.add_argument("--draws", type=int, metavar="N", help="random draws to average [the run's]")
+    parser.add_argument("--shots", type=several(int), metavar="N,N", help="pictures a class [the run's]")
+    parser.add_argument("--draws", type=positive(int), metavar="N", help="random draws to average [the run's]")
     parser.add_argument("--policy", choices=("fixed", "best", "heldout"), help="how λ is chosen [the run's]")
     parser.add_argument("--l2", type=float, metavar="λ", help="λ under --policy fixed [the run's]")
     parser.add_argument("--crop", type=float, metavar="SHARE", help="side kept by the centre crop [the run's]")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to encode [auto]")
-    parser.add_argument("--batch", type=int, default=256, metavar="N", help="pictures at once [256]")
-    parser.add_argument("--workers", type=int, metavar="N", help="data processes [from the CPU count]")
+    parser.add_argument("--batch", type=positive(int), default=256, metavar="N", help="pictures at once [256]")
+    parser.add_argument("--workers", type=natural, metavar="N", help="data processes [from the CPU count]")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"numbers like 1,5,10 wanted, not {text!r}") from None

@@ -6,12 +6,11 @@ import argparse
 import gc
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 from rich.text import Text
 
-from moe_bench.config.problems import did_you_mean
+from moe_bench.arguments import Parser
 from moe_bench.errors import ConfigError
 from moe_bench.monitor.console import make_console
 from moe_bench.report.collect import Collection, collect
@@ -100,21 +99,10 @@ def _collect(runs_dir: Path, verb: str) -> Collection:
     return collection
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. {self.format_usage().strip()}")
-
-
 def _parsed(verb: str, words: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog=f"moe-bench {verb}", description=VERBS[verb])
+    parser = Parser(prog=f"moe-bench {verb}", description=VERBS[verb])
     parser.add_argument("runs_dir", nargs="?", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
-    known = ["--help"]
     if verb == "report":
         parser.add_argument("--out", type=Path, help="where the report goes (default: RUNS_DIR/report)")
         parser.add_argument("--paper", action="store_true", help="the paper's values beside ours")
-        known += ["--out", "--paper"]
-    args, unknown = parser.parse_known_args(words)
-    if unknown:
-        close = did_you_mean(unknown[0].partition("=")[0], known)
-        parser.error(f"{verb} does not know {' '.join(unknown)}" + (f" (did you mean {close}?)" if close else ""))
-    return args
+    return parser.parse_args(words)

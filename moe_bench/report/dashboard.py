@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from moe_bench.arguments import Parser
 from moe_bench.errors import ConfigError
 from moe_bench.monitor.atomic import write_json
 from moe_bench.monitor.console import make_console
@@ -109,11 +110,10 @@ def _asked(ask: Callable[[], str]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="moe-bench dashboard",
         description="Make a W&B workspace and a report: accuracy against cost, routers by capacity, routing health.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs_dir", nargs="?", type=Path, default=Path("runs"), help="folder of runs [runs]")
     parser.add_argument("--entity", metavar="NAME", help="user or team at W&B [the runs', or your own]")

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from moe_bench.arguments import Parser
 from moe_bench.errors import ConfigError
 from moe_bench.monitor.console import make_console
 from moe_bench.monitor.wandb_offline import attempts, is_synced
@@ -119,11 +120,10 @@ def _attempts(number: int) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="moe-bench sync",
         description="Upload to Weights & Biases what runs kept offline.",
         epilog=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "where", nargs="*", type=Path, default=[Path("runs")], metavar="RUN", help="runs, or folders of runs [runs]"

@@ -136,13 +136,9 @@ def test_an_unknown_flag_is_an_error_of_usage() -> None:
         run(["ls", "--nonsense"])
 
 
-def test_a_flag_typed_wrong_is_told_with_the_verbs_own_usage_and_the_nearest_flag() -> None:
-    with pytest.raises(ConfigError, match=r"--papr \(did you mean --paper\?\)") as refused:
-        run(["report", "--papr"])
-    assert "usage: moe-bench report [-h]" in str(refused.value)
-    with pytest.raises(ConfigError, match="does not know --paper=3") as refused:
+def test_ls_has_no_flag_of_report() -> None:
+    with pytest.raises(ConfigError, match=r"unrecognized arguments: --paper=3\. All options: moe-bench ls --help"):
         run(["ls", "runs", "--paper=3"])
-    assert "did you mean" not in str(refused.value)
 
 
 def imported_by(verb: str, runs: Path) -> set[str]:
