@@ -89,6 +89,7 @@ class Throughput(Callback):
         self._flops_per_image = flops_per_image
         self._peak = peak
         self._train_s = 0.0
+        self._device_s = 0.0  # of each attempt, with as many devices as it had
         self._cpu_s: float | None = 0.0  # None: of a run begun by a version that did not count it
         self._steps = 0  # measured, over all attempts of the run
         self._fetch_share: deque[float] = deque(maxlen=WINDOWS_KEPT)
@@ -121,15 +122,16 @@ class Throughput(Callback):
     def summary(self) -> dict[str, float | str | None]:
         """The cost rows of summary.json.
 
-        ``cost/device_days``: devices × training seconds / 86400. ``cost/cpu_s``: seconds of CPU time in training, of
-        all threads of this process, without those of its data processes.
+        ``cost/device_days``: devices × training seconds / 86400, each attempt with the devices that it had.
+        ``cost/cpu_s``: seconds of CPU time in training, of all threads of this process, without those of its data
+        processes.
         """
         step_s = self.step_s
         return {
             "time/train_s": self._train_s,
             "time/step_ms_median": None if step_s is None else 1000 * step_s,
             "time/data_wait_share": median(self._fetch_share) if self._fetch_share else None,
-            "cost/device_days": self._devices * self._train_s / DAY_S,
+            "cost/device_days": self._device_s / DAY_S,
             "cost/images_per_s": self.images_per_s,
             "cost/cpu_s": self._cpu_s,
             "cost/mfu": self.mfu(self.images_per_s),
@@ -158,6 +160,7 @@ class Throughput(Callback):
         self.clock.fetch_s = self.clock.compute_s = self.clock.cpu_s = 0.0
         self._mark = step
         self._train_s += total
+        self._device_s += self._devices * total
         self._steps += steps
         if measured:
             self._step_s.append(total / steps)
@@ -180,6 +183,8 @@ class Throughput(Callback):
         open_s = self.clock.fetch_s + self.clock.compute_s
         return {
             "train_s": self._train_s + open_s,
+            "device_s": self._device_s + self._devices * open_s,
+            "devices": self._devices,
             "cpu_s": self._cpu_so_far(),
             "steps": self._steps + self._at - self._mark,
             "step_s": list(self._step_s),
@@ -188,10 +193,12 @@ class Throughput(Callback):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         self._train_s = state_dict["train_s"]
+        self._device_s = state_dict.get("device_s", self._devices * self._train_s)
         self._cpu_s = state_dict.get("cpu_s")
         self._steps = state_dict["steps"]
-        self._step_s.extend(state_dict["step_s"])
-        self._fetch_share.extend(state_dict["fetch_share"])
+        if state_dict.get("devices", self._devices) == self._devices:  # others say nothing about the pace of these
+            self._step_s.extend(state_dict["step_s"])
+            self._fetch_share.extend(state_dict["fetch_share"])
 
 
 def peak_gb() -> float:

@@ -71,10 +71,27 @@ def test_the_first_steps_are_left_out_of_the_median_but_not_of_the_price(tmp_pat
 
 def test_time_is_added_up_over_attempts(tmp_path: Path) -> None:
     first = measured(tmp_path, SleepInSteps())
-    second = Throughput(StepClock(), BATCH)
+    second = Throughput(StepClock(), BATCH, devices=2)
     second.load_state_dict(first.state_dict())
     assert second.summary()["time/train_s"] == pytest.approx(first.summary()["time/train_s"], rel=0.05)
     assert second.step_s == pytest.approx(first.step_s, rel=0.05)
+
+
+def test_an_attempt_is_paid_for_with_the_devices_that_it_had(tmp_path: Path) -> None:
+    first = measured(tmp_path / "on two", SleepInSteps(), steps=14)
+    clock = StepClock()
+    second = Throughput(clock, BATCH, log_every=2)
+    second.load_state_dict(first.state_dict())
+    assert second.state_dict()["step_s"] == []  # the pace is another
+    paid = second.summary()["cost/device_days"]
+    assert paid == pytest.approx(first.summary()["cost/device_days"], rel=0.05)
+    trained = second.summary()["time/train_s"]
+    fit(tmp_path / "on one", 4, callbacks=[second, SleepInSteps()], profiler=clock)
+    more = second.summary()
+    assert isinstance(trained, float)
+    assert isinstance(paid, float)
+    assert isinstance(more["time/train_s"], float)
+    assert more["cost/device_days"] == pytest.approx(paid + (more["time/train_s"] - trained) / 86400)
 
 
 def test_the_time_of_a_core_is_not_the_time_of_the_wall(tmp_path: Path) -> None:
