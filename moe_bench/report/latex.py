@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from moe_bench.report.tables import Table
 
 _SPECIAL = {
@@ -14,7 +16,7 @@ _SPECIAL = {
     "|": r"\textbar{}",
     "`": r"\textasciigrave{}",
     "'": r"\textquotesingle{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",  # the straight one is in few fonts
     "[": "{[}",  # after \\ it would begin an option
     "*": "{*}",
     "±": r"$\pm$",
@@ -31,12 +33,16 @@ _SPECIAL = {
 }
 FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 """A table as it is, or made smaller to the width of the text where it is wider."""
+LONG = 60  # letters
+MINUS = re.compile(r"(?<!\w)-(?=\d)")
 KNOWN = 0x180  # Latin letters below this code are in every font
 
 
 def latex(table: Table) -> str:
     """``\\label{tab:NAME}`` and the title as caption; notes below the table."""
-    columns = "".join("l" if i < table.labels else "r" for i in range(len(table.headings)))
+    columns = "".join(
+        _words([row[i] for row in table.texts]) if i < table.labels else "r" for i in range(len(table.headings))
+    )
     rows = []
     for number, row in enumerate(table.texts):
         rows += [r"\addlinespace"] if number in table.breaks else []
@@ -61,13 +67,18 @@ def latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _words(cells: list[str]) -> str:
+    """A column of words: as wide as they are, or of several lines where the table would be too small to read."""
+    return r"p{0.6\linewidth}" if max(map(len, cells), default=0) > LONG else "l"
+
+
 def _row(cells: list[str]) -> str:
     return " & ".join(map(escape, cells)) + r" \\"
 
 
 def escape(text: str) -> str:
     """Text that LaTeX prints as it is; letters of other scripts, which stop pdfLaTeX, by their number."""
-    return "".join(map(_letter, " ".join(text.split())))
+    return "".join(map(_letter, MINUS.sub("−", " ".join(text.split()))))
 
 
 def _letter(letter: str) -> str:

@@ -35,7 +35,8 @@ class Periodic(Callback):
         module.zero_grad(set_to_none=True)  # applied already; a quarter of the model's state, free while measuring
         self.metrics = self.measure(trainer, module)
         self.step = trainer.global_step
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self.metrics.items()})
+        exact = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.metrics.items()}
+        trainer.callback_metrics.update(exact)  # displays round it as the summary will
         for logger in trainer.loggers if self.metrics else ():  # a probe of no sets has nothing to tell
             logger.log_metrics(self.metrics, step=self.step)
 

@@ -107,6 +107,14 @@ def test_latex_has_no_command_from_a_name() -> None:
     assert [line.count(" & ") for line in rows] == [2, 2, 2]
 
 
+def test_latex_has_a_minus_a_quote_of_every_font_and_lines_for_long_words() -> None:
+    long = 'diverged: "loss" is nan ' * 4
+    made = latex(Table("t", ["run", "state", "points"], [["a-1", long, "-0.25 ± 3e-06"]]))
+    assert "a-1 & diverged: ''loss'' is nan" in made
+    assert r"$-$0.25 $\pm$ 3e-06" in made
+    assert r"\begin{tabular}{lp{0.6\linewidth}r}" in made
+
+
 def test_csv_has_no_formula_and_spreads_a_figure_over_columns() -> None:
     table = next(part for part in page(HOSTILE).parts if isinstance(part, Table))
     head, first, second = csv.reader(one_table(table).splitlines())

@@ -87,6 +87,17 @@ def test_other_callbacks_hear_of_it_and_find_the_result(run: Run) -> None:
     assert heard == ["start", *["batch"] * 3, f"end {VAL}"]
 
 
+def test_what_callbacks_find_is_the_logged_figure_to_the_last_bit(run: Run) -> None:
+    heard: list[float] = []
+
+    class Listen(Callback):
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            heard.append(float(trainer.callback_metrics["val/loss"]))
+
+    ran = run(extra=[Listen()])
+    assert heard[-1] == ran.validation.metrics["val/loss"]
+
+
 class StopInValidation(Callback):
     """A signal arrives while the pictures of validation number ``which`` are computed."""
 
