@@ -133,11 +133,12 @@ def _crossings(curves: Sequence[tuple[Curve, Row]]) -> list[tuple[tuple[float, f
     of = {id(row): curve for curve, row in curves}
     for curve, row in curves:
         base = None if row.router == "dense" else dense_beside(row, rows)
-        if base is None or (at := overtaking(curve, dense := of[id(base)])) is None:
+        if base is None or (crossing := overtaking(curve, of[id(base)])) is None:
             continue
-        side = "ahead of" if curve.mean[-1] > dense.mean[-1] else "behind"
+        x, y, upwards = crossing
+        side = "ahead of" if upwards else "behind"
         where = f"{row.router} at {capacity_words(row.capacity)}"
-        found.append((at, f"{where} is {side} dense from {count(at[0])} pictures on"))
+        found.append(((x, y), f"{where} is {side} dense from {count(x)} pictures on"))
     return found
 
 

@@ -22,6 +22,7 @@ from moe_bench.report.interval import half_width
 METRICS = "metrics.jsonl"
 PICTURES = "samples_seen"
 BINS, PER_BIN = 60, 2
+ROUNDING = 1e-9  # a lead as small as this is none
 ROUTING = (
     *("load/max", "load/cv", "load/dead", "dropped_tokens", "uncovered", "affinity_entropy"),
     *("tokens_per_slot", "dispatch_max", "combine_max"),
@@ -82,20 +83,26 @@ def _half(values: Sequence[float]) -> float:
     return half_width(float(np.std(values, ddof=1)), len(values)) if len(values) > 1 else math.nan
 
 
-def overtaking(curve: Curve, other: Curve) -> tuple[float, float] | None:
-    """(x, y) where ``curve`` crosses ``other`` for the last time, between points on straight lines; None if never."""
+def overtaking(curve: Curve, other: Curve) -> tuple[float, float, bool] | None:
+    """(x, y, whether upwards) where ``curve`` crosses ``other`` for the last time, between points on straight lines.
+
+    None if never, and where they end level. Where they go level for a while, it crosses at the end of that.
+    """
     if not len(curve.x) or not len(other.x):
         return None
     x = np.union1d(curve.x, other.x)
     x = x[(x >= max(curve.x[0], other.x[0])) & (x <= min(curve.x[-1], other.x[-1]))]
     y = np.interp(x, curve.x, curve.mean)
     lead = y - np.interp(x, other.x, other.mean)
-    turns = np.nonzero(lead[:-1] * lead[1:] < 0)[0]
-    if not len(turns):
+    lead[np.abs(lead) < ROUNDING] = 0.0
+    apart = np.flatnonzero(lead)
+    turns = np.flatnonzero(lead[apart[:-1]] * lead[apart[1:]] < 0)
+    if not len(turns) or not lead[-1]:
         return None
-    i = turns[-1]
-    share = lead[i] / (lead[i] - lead[i + 1])
-    return float(x[i] + share * (x[i + 1] - x[i])), float(y[i] + share * (y[i + 1] - y[i]))
+    after = apart[turns[-1] + 1]
+    i = after - 1
+    share = lead[i] / (lead[i] - lead[after])
+    return float(x[i] + share * (x[after] - x[i])), float(y[i] + share * (y[after] - y[i])), bool(lead[after] > 0)
 
 
 def _lines(run: Run) -> list[bytes]:

@@ -35,8 +35,9 @@ class Histories:
         return any(any(history.values()) for history in self._of.values())
 
     def curve(self, row: Row, figure: str) -> Curve:
-        """The mean over the seeds of a row."""
-        return over_seeds([self._of[run.name] for run in row.runs], figure)
+        """The mean over the seeds of a row; of runs of one seed, as a copied folder makes them, the first."""
+        of_seed = {run.seed: run for run in reversed(row.runs)}
+        return over_seeds([self._of[run.name] for run in of_seed.values()], figure)
 
     def single(self, run: Run, figure: str) -> Curve:
         return over_seeds([self._of[run.name]], figure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,17 @@ def test_curves_cross_dense_where_they_do_and_ended_runs_end(tmp_path: Path) -> 
     assert len(figure.axes) == 2  # of equal price: no panel against FLOPs
     crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
     assert [tuple(line.get_xydata()[0]) for line in crosses] == [(600 * 128, pytest.approx(20))]
+
+
+def test_a_copied_run_is_no_seed_of_its_own_in_a_curve_either(tmp_path: Path) -> None:
+    for seed, prec1 in enumerate((0.3, 0.4)):
+        add_metrics(add_run(tmp_path, seed=seed, prec1=prec1), prec1)
+    shutil.copytree(next(tmp_path.glob("*-s1-*")), tmp_path / "copy")
+    (section,) = sections(collect(tmp_path).runs)
+    (row,) = section.rows
+    curve, mean = Histories(section).curve(row, "val/prec1"), row.mean("val/prec1")
+    assert mean is not None
+    assert (curve.mean[-1], curve.half[-1]) == pytest.approx((mean.mean, mean.half))
 
 
 def legend(figure: Any) -> list[str]:

@@ -65,6 +65,15 @@ def line(*points: tuple[float, float]) -> Curve:
 
 def test_the_last_crossing_is_found_between_points() -> None:
     dense = line((0, 1), (4, 1), (8, 1))
-    assert overtaking(line((0, 0), (2, 2), (6, 0), (10, 4)), dense) == pytest.approx((7, 1))
+    assert overtaking(line((0, 0), (2, 2), (6, 0), (10, 4)), dense) == pytest.approx((7, 1, True))
     assert overtaking(line((0, 2), (8, 3)), dense) is None
     assert overtaking(line((9, 0), (10, 2)), dense) is None  # they share no span
+
+
+def test_curves_that_are_level_at_a_validation_still_cross_there() -> None:
+    dense = line((0, 1), (2, 1), (4, 1), (6, 1))
+    assert overtaking(line((0, 0), (2, 1), (4, 2), (6, 2)), dense) == (2, 1, True)
+    assert overtaking(line((0, 2), (2, 1), (4, 1), (6, 0)), dense) == (4, 1, False)
+    assert overtaking(line((0, 0), (2, 1), (4, 0), (6, 0)), dense) is None  # they only touch
+    assert overtaking(line((0, 0), (2, 2), (4, 2), (6, 1)), dense) is None  # in the end neither is ahead
+    assert overtaking(dense, dense) is None
