@@ -83,10 +83,10 @@ def _dense_claims(runs: Sequence[Run]) -> list[Claim]:
 def _judged(paired: Paired, figure: str, runs: Sequence[Run], price: Price) -> list[Finding]:
     """One family of tests: Holm's correction is over it."""
     drafts = [judge(claim, figure, of, lambda run: run.number(figure)) for claim, of in paired]
-    corrected = holm([draft.p for draft in drafts])
+    corrected, tests = holm([draft.p for draft in drafts]), sum(draft.evidence is not None for draft in drafts)
     return [
         replace(
-            _decide(draft, p),
+            _decide(draft, p, tests),
             cost_ratio=_ratio(draft.paired, price) if _one_device(draft.paired) else None,
             flops_ratio=_ratio(draft.paired, FLOPS),
             unfinished=_unfinished(draft.claim, runs),
@@ -155,8 +155,8 @@ def _is_contrary(claim: Claim, figure: str, effect: float) -> bool:
     return abs(effect) > margin(figure) + 1e-9 if claim.alike else effect <= 0  # 65.34 - 64.50 is 0.84
 
 
-def _decide(draft: Finding, p: float | None) -> Finding:
-    """The verdict of a draft by the p that counts."""
+def _decide(draft: Finding, p: float | None, tests: int = 1) -> Finding:
+    """The verdict of a draft by the p that counts, where it will be one of ``tests`` once it has the seeds."""
     if draft.evidence is None:
         return replace(draft, p=None, reason="no pair of runs", more=f"first make pairs: {draft.claim.command}")
     if p is not None and p < ALPHA:
@@ -165,7 +165,7 @@ def _decide(draft: Finding, p: float | None) -> Finding:
     if lacking and not lacking.spread:
         more = "at least 2" if lacking.seeds < 2 else "unknown: do the runs of these seeds differ at all?"
     else:
-        more = _more(draft, p / draft.p if p and draft.p else 1.0)
+        more = _more(draft, p / draft.p if p and draft.p else tests)
     return replace(draft, p=p, verdict=OPEN, reason=_too_few(lacking) if lacking else "it may be chance", more=more)
 
 

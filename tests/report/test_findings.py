@@ -11,7 +11,7 @@ import pytest
 from moe_bench.report.answers import answer, finding_parts, lengths, short_tables
 from moe_bench.report.claims import CLAIMS
 from moe_bench.report.collect import Run, collect
-from moe_bench.report.evidence import ALPHA
+from moe_bench.report.evidence import ALPHA, seeds_needed
 from moe_bench.report.findings import FAILS, HOLDS, OPEN, Finding, findings, judge
 from moe_bench.report.groups import sections
 from moe_bench.report.pairs import Pair, candidates, pairs
@@ -61,6 +61,22 @@ def test_one_seed_is_never_enough_however_large_the_difference(tmp_path: Path) -
             add(tmp_path, router, prec1, 1, capacity)
     found = finding(tmp_path, "expert-over-token")
     assert (found.verdict, found.reason, found.more) == (OPEN, "one seed", "at least 2")
+
+
+def test_seeds_that_a_claim_lacks_are_those_it_takes_beside_the_other_claims(tmp_path: Path) -> None:
+    """Two seeds make no test; the difference is twice its spread."""
+
+    def asked() -> int:
+        return int(finding(tmp_path, "dense/softmax_ec/1").more.removeprefix("about "))
+
+    for seed, lead in enumerate((0.02 + 0.01 / 2**0.5, 0.02 - 0.01 / 2**0.5)):
+        add_run(tmp_path, "dense", seed=seed, prec1=0.7)
+        add_run(tmp_path, "softmax_ec", seed=seed, prec1=0.7 + lead)
+    assert 2 + asked() == seeds_needed([2.0]) == 5
+    for router in ROUTERS[1:]:
+        if router != "softmax_ec":
+            add(tmp_path, router, 0.7, seeds=2)
+    assert 2 + asked() == seeds_needed([2.0], ALPHA / 6) == 7
 
 
 def test_without_pairs_the_runs_to_make_are_named(tmp_path: Path) -> None:
