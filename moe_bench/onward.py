@@ -18,16 +18,25 @@ FOLDER_FLAGS = ("--config-dir", "-cd")
 
 
 def next_commands(cfg: Config, folder: Path, typed: Sequence[str]) -> list[tuple[str, str]]:
-    """Commands, each with what it does. ``typed`` is the command line without the program's name."""
-    again = None if parent.is_cell() else with_another_router(cfg, typed)
-    found = [(f"moe-bench report {shlex.quote(cfg.runs_dir)}", "the table of all runs")]
-    if again is not None:
+    """Commands, each with what it does. ``typed`` is the command line without the program's name.
+
+    None for a run of a sweep, which says at its own end what may be typed.
+    """
+    if parent.is_cell():
+        return []
+    found = [the_table(cfg.runs_dir)]
+    if (again := with_another_router(cfg, typed)) is not None:
         found.append((again, "the same with another router"))
     if cfg.probe.sets or cfg.data.probe:
         shots = [n for n in SHOTS if n > 1 or cfg.probe.policy != "heldout"]  # which needs two to hold out one
         words = f"moe-bench probe {shlex.quote(str(folder))} --shots {','.join(map(str, shots))}"
         found.append((words, "other few-shot settings"))
     return found
+
+
+def the_table(runs_dir: str) -> tuple[str, str]:
+    """The command that compares all runs of a folder, and what it does."""
+    return f"moe-bench report {shlex.quote(runs_dir)}", "the table of all runs"
 
 
 def with_another_router(cfg: Config, typed: Sequence[str]) -> str | None:

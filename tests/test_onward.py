@@ -59,11 +59,10 @@ def test_nothing_is_offered_that_does_not_compose() -> None:
     assert with_another_router(load(), ["model.depht=3"]) is None
 
 
-def test_a_sweep_offers_no_other_router_after_each_of_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = [does for _, does in next_commands(load(), Path("runs/x"), [])]
+def test_a_sweep_offers_nothing_after_each_of_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(next_commands(load(), Path("runs/x"), [])) == 3
     monkeypatch.setenv(parent.CELL, "1")
-    assert "the same with another router" in alone
-    assert "the same with another router" not in [does for _, does in next_commands(load(), Path("runs/x"), [])]
+    assert next_commands(load(), Path("runs/x"), []) == []
 
 
 @pytest.mark.parametrize(

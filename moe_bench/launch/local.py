@@ -26,7 +26,9 @@ from moe_bench.launch.outcome import Outcome, after, failures, table
 from moe_bench.launch.share import shares
 from moe_bench.monitor.atomic import FOLDER_MODE
 from moe_bench.monitor.lock import now
+from moe_bench.monitor.summary import next_lines
 from moe_bench.monitor.units import duration
+from moe_bench.onward import the_table
 from moe_bench.secrets import redact
 
 POLL_S = 0.05
@@ -174,6 +176,8 @@ def run(cells: Sequence[Cell], launcher: LocalLauncher) -> int:
     if failed:
         say(failures(failed))
         raise SweepError(f"{len(failed)} of {len(cells)} runs failed; the same command again does only what is missing")
+    places = dict.fromkeys(cell.config.runs_dir for cell in cells)
+    say("\n".join(line.plain for line in next_lines([the_table(place) for place in places])))
     return 0
 
 

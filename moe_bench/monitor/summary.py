@@ -20,7 +20,7 @@ def summary_view(
     """
     facts = [*_result(summary), *_probes(summary), *_pictures(summary), *_price(summary), ("folder", folder)]
     title = f"{summary.get('run_id', folder)} finished"
-    return Text("\n").join([Text(""), *block(title, facts, columns), Text(""), *_next(next_commands)])
+    return Text("\n").join([Text(""), *block(title, facts, columns), *next_lines(next_commands)])
 
 
 def _result(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -89,9 +89,9 @@ def _price(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("training", " · ".join(training)), ("model", f"{size} · {flops(summary.get('flops/image'))}/image")]
 
 
-def _next(commands: Sequence[tuple[str, str]]) -> list[Text]:
+def next_lines(commands: Sequence[tuple[str, str]]) -> list[Text]:
     """What to type, one under the other with its purpose above: a command must be whole to be copied."""
-    lines = [Text("next", style="dim")] if commands else []
+    lines = [Text(""), Text("next", style="dim")] if commands else []
     for command, does in commands:
         lines += [Text(f"  # {does}", style="dim"), Text(f"  {command}")]
     return lines

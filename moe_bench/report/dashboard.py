@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from moe_bench.arguments import Parser
 from moe_bench.errors import ConfigError
-from moe_bench.monitor.atomic import write_json
+from moe_bench.monitor.atomic import make_writable, write_json
 from moe_bench.monitor.console import make_console
 from moe_bench.monitor.wandb_server import answers, has_key, server_url
 from moe_bench.report.collect import Run, collect
@@ -38,7 +38,9 @@ def run(argv: list[str]) -> int:
         raise ConfigError(
             "the package wandb-workspaces is not installed, which makes dashboards. Type: pip install wandb-workspaces"
         )
-    if not args.spec:
+    if args.spec:
+        make_writable(args.spec.parent, parents=True, remedy="Name another file with --spec.")
+    else:
         refuse_what_cannot_be()
         entity = entity or _default_entity()
 

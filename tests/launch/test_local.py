@@ -66,9 +66,12 @@ def test_a_cell_that_dies_or_hangs_does_not_stop_the_others(
         assert "Traceback" in log.read_text()
 
 
-def test_a_sweep_whose_cells_all_finish_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_whose_cells_all_finish_ends_well_and_says_what_compares_them(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     script_cells(monkeypatch, {})
-    assert sweep.run(plan(["router=soft", "seed=1,2"], multirun=True)) == 0
+    assert sweep.run(plan(["router=soft", "seed=1,2", "runs_dir='my runs'"], multirun=True)) == 0
+    assert capfd.readouterr().out.endswith("\n\nnext\n  # the table of all runs\n  moe-bench report 'my runs'\n")
 
 
 def test_a_cell_is_the_same_command_with_one_value_each() -> None:

@@ -39,7 +39,7 @@ def add(folder: Path, entity: str) -> None:
 
 
 def written(runs: Path, *words: str) -> dict[str, Any]:
-    file = runs.parent / "dashboard.json"
+    file = runs.parent / "made" / "dashboard.json"
     assert cli.dispatch(["dashboard", str(runs), "--spec", str(file), *words]) == 0
     return dict(json.loads(file.read_text()))
 
