@@ -12,13 +12,14 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from moe_bench.config.groups import CONFIG_NAME, Groups, conf_dir, user_dirs
 from moe_bench.config.launchers import LAUNCHERS
 from moe_bench.config.origin import Origin
-from moe_bench.config.overrides import parse
+from moe_bench.config.overrides import parse, unknown_option
 from moe_bench.config.problems import Problem
 
 LAUNCHING = "hydra.launcher."
@@ -51,14 +52,22 @@ def compose_tree(
     values = [o for o in overrides if o not in choices and o not in launching]
     try:
         files = _compose_files(tuple(str(o.input_line) for o in choices), config_dir, groups.stamps)
-    except Exception as error:  # Hydra, OmegaConf and PyYAML each raise their own; any of them is the files' fault
-        problems.append(Problem("the YAML files", _reason(error)))
+    except Exception as error:  # Hydra, OmegaConf and PyYAML each raise their own
+        problems.append(_failure(error))
         return None
     return replace(
         files.alone,
         tree=_quickly(files, values) or _put_on_top(_without_hydra(files.composed), values, problems),
         launching=_launching(files.alone, launching, problems),
     )
+
+
+def _failure(error: Exception) -> Problem:
+    """Of Hydra's own groups what was typed is wrong, which nobody checked before; of others some file."""
+    if isinstance(error, MissingConfigException) and (error.missing_cfg_file or "").startswith("hydra/"):
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return unknown_option(f"{group}={option}", group, option, error.options or [])
+    return Problem("the YAML files", _reason(error))
 
 
 def compose_on(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -78,7 +79,11 @@ def _unreadable(line: str, groups: Groups) -> Problem:
     if not equals:
         what = "this is no setting, since it is neither key=value nor a flag"
         return Problem(line, what, meant(line, groups) if line.strip("-+~") else "")
-    return Problem(line, "the value cannot be read", f"quote it: '{key}=\"{value}\"'")
+    mended = re.sub(",+", ",", value).strip(",")
+    mended += "]" * (mended.count("[") - mended.count("]"))
+    slip = mended not in ("", value) and parse(f"{key}={mended}") is not None
+    remedy = f"{key}={mended}" if slip else f"quote it: '{key}=\"{value}\"'"
+    return Problem(line, "the value cannot be read", remedy)
 
 
 def _problems_of_group(override: Override, groups: Groups) -> Iterator[Problem]:
@@ -92,15 +97,20 @@ def _problems_of_group(override: Override, groups: Groups) -> Iterator[Problem]:
     options = [] if value is None else value if isinstance(value, list) else [value]
     for option in options:
         if not isinstance(option, str) or (option not in groups[group] and not _is_plugin(group, option)):
-            yield _unknown_option(line, group, str(option), groups)
+            yield unknown_option(line, group, str(option), groups[group])
+    if len(options) > 1 and group in REQUIRED:
+        several = f"{group}={','.join(map(str, options))}"
+        yield Problem(line, f"a run has one {group}, and several runs are a sweep", f"-m {several}")
 
 
-def _unknown_option(line: str, group: str, option: str, groups: Groups) -> Problem:
-    close = did_you_mean(option, groups[group])
+def unknown_option(line: str, group: str, option: str, options: Collection[str]) -> Problem:
+    """``line`` asks for what is none of the ``options`` of ``group``."""
+    parts = [known for known in options if option and option in known]
+    close = did_you_mean(option, options) or (parts[0] if len(parts) == 1 else None)
     remedy = f"{group}={close}" if close else ""
     if group in VALUE_OF_GROUP:
         remedy = remedy or f"any number will do: {group}=1.5"
-    return Problem(line, f"{group} has no option {option!r}; it has {', '.join(groups[group])}", remedy)
+    return Problem(line, f"{group} has no option {option!r}; it has {', '.join(options)}", remedy)
 
 
 def _is_plugin(group: str, option: str) -> bool:

@@ -63,6 +63,8 @@ def plan(words: Sequence[str], config_dir: str | None = None, multirun: bool = F
     groups, problems = find_groups(config_dir), list[Problem]()
     lines = normalise(words, groups)
     overrides, composition = draft(lines, groups, config_dir, problems)
+    if composition is None and multirun:
+        raise_if_any(problems)  # what else there is to say of several values is of one run
     by_preset = composition is not None and composition.sweeps
     if composition is None or single or not (multirun or by_preset):
         if not single:

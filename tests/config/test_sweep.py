@@ -107,6 +107,12 @@ def test_a_launcher_has_one_value_for_each_of_its_settings_and_no_run_has_any() 
             plan(["seed=1,2", mistake], multirun=True)
 
 
+def test_a_launcher_that_is_not_there_is_the_one_problem_and_told_with_those_that_are() -> None:
+    with pytest.raises(ConfigError, match="→ hydra/launcher=submitit_slurm") as refused:
+        plan(["seed=1,2", "hydra/launcher=slurm"], multirun=True)
+    assert "1 problem" in str(refused.value)
+
+
 def test_the_settings_of_a_launcher_from_outside_are_left_to_hydra(tmp_path: Path) -> None:
     file = tmp_path / "hydra" / "launcher" / "theirs.yaml"
     file.parent.mkdir(parents=True)
