@@ -57,12 +57,14 @@ def _not_measured(refused: Sequence[Mapping[str, str]]) -> list[str]:
 
 def _few_shot(rows: Sequence[Mapping[str, Any]]) -> str:
     names = [f"{one['dataset']} {one['shots']}-shot" for one in rows[0]["probe"]]
-    lines = [("setting", *names)]
-    for row in rows:
-        if row["probe"]:
-            scores = (f"{100 * one['accuracy']:.1f} ± {100 * one['std']:.1f} %" for one in row["probe"])
-            lines.append((row["words"], *scores))
-    return "\n" + _aligned(lines) + "\nmean ± standard deviation over draws\n"
+    lines = [("setting", *names), *((row["words"], *map(_score, row["probe"])) for row in rows if row["probe"])]
+    draws = max(one["protocol"]["draws"] for one in rows[0]["probe"])
+    return "\n" + _aligned(lines) + ("\nmean ± standard deviation over draws\n" if draws > 1 else "\n1 draw\n")
+
+
+def _score(one: Mapping[str, Any]) -> str:
+    spread = f" ± {100 * one['std']:.1f}" if one["protocol"]["draws"] > 1 else ""
+    return f"{100 * one['accuracy']:.1f}{spread} %"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

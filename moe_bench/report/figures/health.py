@@ -12,6 +12,7 @@ from moe_bench.report.figures.lines import Histories, draw_curve, fit, pictures
 from moe_bench.report.figures.style import GREY, Look, capacities, capacity_words, handle, note, panels
 from moe_bench.report.groups import Row
 
+HEIGHT, AROUND = 0.95, 0.55  # inches: of a panel, so that its label fits beside it; of the title and the axis of all
 FAIR = "expert"
 """The choice under which every expert's load is the fair one, whatever the router learns."""
 
@@ -59,7 +60,8 @@ def draw_health(rows: Sequence[Row], histories: Histories, looks: Mapping[tuple[
     drawn = {id(row) for its in curves.values() for row, _ in its}
     shown = dict.fromkeys((row.router, row.variant) for row in moe if id(row) in drawn)
     handles = [handle(looks[key], line=True) for key in shown]
-    figure, grid = panels(len(kinds), len(columns), 0.95, handles, sharex=True, sharey="row")
+    height = HEIGHT + AROUND / len(kinds)
+    figure, grid = panels(len(kinds), len(columns), height, handles, sharex=True, sharey="row")
     for kind, across in zip(kinds, grid):
         for axes, capacity in zip(across, columns):
             for row, curve in curves[kind]:

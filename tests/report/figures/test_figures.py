@@ -6,12 +6,14 @@ import json
 import math
 import shutil
 import xml.etree.ElementTree as ET
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from moe_bench.report.collect import collect
 from moe_bench.report.figures import begin
@@ -21,7 +23,7 @@ from moe_bench.report.figures.curves import draw_curves
 from moe_bench.report.figures.gain import draw_gains, gain
 from moe_bench.report.figures.health import draw_health
 from moe_bench.report.figures.lines import Histories
-from moe_bench.report.figures.style import looks
+from moe_bench.report.figures.style import looks, style
 from moe_bench.report.groups import Section, sections
 from moe_bench.report.page import Figure, Heading, Text
 from moe_bench.report.paper import PREC1, published
@@ -243,6 +245,32 @@ def test_routing_has_a_panel_for_what_there_is_and_says_where_there_is_nothing(s
     uncovered = figure.axes[-2]
     assert {tuple(xy[:, 1].round(6)) for xy in drawn_in(uncovered).values()} == {(10.0,) * 60}
     assert [text.get_text() for text in figure.axes[-1].texts] == ["no such run has finished"]
+
+
+def overlapping(figure: Any) -> list[tuple[str, str]]:
+    """Labels of axes that stand on each other, or partly off the sheet."""
+    with style():
+        FigureCanvasAgg(figure).draw()
+    labels = [label for axes in figure.axes for label in (axes.xaxis.label, axes.yaxis.label) if label.get_text()]
+    boxes = [(label.get_text(), label.get_window_extent()) for label in labels]
+    off = [(name, "the edge") for name, box in boxes if not _inside(figure, box)]
+    return off + [(a, b) for (a, one), (b, other) in combinations(boxes, 2) if one.overlaps(other)]
+
+
+def _inside(figure: Any, box: Any) -> bool:
+    return bool(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1)
+
+
+def test_labels_of_neighbours_never_stand_on_each_other(tmp_path: Path) -> None:
+    for capacity in (1.0, 1.5, 2.0):
+        folder = add_run(tmp_path, "softmax_tc", capacity=capacity, **{"flops/image": 1e9 * capacity})
+        add_metrics(folder, 0.4, uncovered=0.2, load_max=1.5)
+    (section,) = sections(collect(tmp_path).runs)
+    with style():
+        curves, _ = draw_curves(section.rows, [], Histories(section), looks(section.rows))
+        routing = draw_health(section.rows, Histories(section), looks(section.rows))
+    assert overlapping(curves) == []
+    assert overlapping(routing) == []
 
 
 def test_figure_3_pairs_runs_that_differ_in_the_combine_alone(tmp_path: Path) -> None:
