@@ -41,8 +41,10 @@ class Mean:
 
 
 def mean_of(values: Sequence[float]) -> Mean | None:
-    """None of none."""
-    return Mean(fmean(values), stdev(values) if len(values) > 1 else None, len(values)) if values else None
+    """None of none. To twelve digits, so that equal means are equal whatever they are of: no noise decides a rank."""
+    if not values:
+        return None
+    return Mean(float(f"{fmean(values):.12g}"), stdev(values) if len(values) > 1 else None, len(values))
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,16 @@ def test_cells_are_means_with_95_percent_intervals_and_units_in_the_heading(tmp_
     assert cell(found, "params M") == "5.81"
 
 
+def test_equal_means_are_shown_alike_and_neither_is_ahead(tmp_path: Path) -> None:
+    for router, scores in (("softmax_ec", (0.005, 0.016)), ("soft", (0.009, 0.012)), ("sparse_ec", (0.002, 0.019))):
+        for seed, prec1 in enumerate(scores):
+            add_run(tmp_path, router, seed=seed, prec1=prec1)
+    (section,) = sections(collect(tmp_path).runs)
+    assert {mean.mean for row in section.rows if (mean := row.mean("val/prec1"))} == {0.0105}
+    shown = [cell(result_table(section), "prec@1 % ± 95 % CI", row) for row in range(3)]
+    assert {text.partition(" ")[0] for text in shown} == {"1.1"}
+
+
 def test_a_figure_that_fewer_seeds_have_says_how_many(tmp_path: Path) -> None:
     add_run(tmp_path, seed=0, prec1=0.7)
     add_run(tmp_path, seed=1, prec1=None)
