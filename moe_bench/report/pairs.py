@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from moe_bench.report.claims import PLAN, Claim
 from moe_bench.report.collect import Run
-from moe_bench.report.settings import ONLY_EXPERTS, in_words
+from moe_bench.report.settings import ONLY_EXPERTS, differing, in_words
 
 Value = Callable[[Run], float | None]
 """A figure of a run, if it has it."""
@@ -70,20 +70,22 @@ def _pairs(claim: Claim, names: tuple[str, str], among: Mapping[str, Candidates]
     same_router = names[0].removesuffix(PLAN) == names[1].removesuffix(PLAN)
     dense = "dense" in names
 
-    def side(number: int) -> dict[tuple[str, int], Run]:
-        found: dict[tuple[str, int], Run] = {}
+    def side(number: int) -> Iterator[tuple[str, int, Run]]:
         of = among.get(names[number], Candidates([], ""))
         for run, variant in of.runs:
             asked = claim.capacities[number] if claim.capacities else run.capacity
             if (run.router == "dense" or run.capacity == asked) and (same_router or variant == of.main):
-                place = _place(run, claim, dense, variant if same_router else "")
-                found.setdefault((place, run.seed or 0), run)
-        return found
+                yield _place(run, claim, dense, variant if same_router else ""), run.seed or 0, run
 
-    first, second = side(0), side(1)
-    both = [key for key in first if key in second]
-    varying = _varying([first[key] for key in both])
-    return [Pair(_words(first[key], names, claim, varying), names, key[1], first[key], second[key]) for key in both]
+    seconds: dict[tuple[str, int], Run] = {}
+    for place, seed, run in side(1):
+        seconds.setdefault((place, seed), run)
+    both: dict[tuple[str, str], dict[int, tuple[Run, Run]]] = {}  # by setting: mixtures of several share a dense run
+    for place, seed, run in side(0):
+        if (place, seed) in seconds:
+            both.setdefault((place, _of_experts(run)), {}).setdefault(seed, (run, seconds[place, seed]))
+    words = _in_words([next(iter(of.values()))[0] for of in both.values()], names, claim, same_router)
+    return [Pair(said, names, seed, *runs) for said, of in zip(words, both.values()) for seed, runs in of.items()]
 
 
 def _place(run: Run, claim: Claim, dense: bool, variant: str) -> str:
@@ -92,6 +94,10 @@ def _place(run: Run, claim: Claim, dense: bool, variant: str) -> str:
     kept = {k: v for k, v in run.science.items() if k != "seed" and not k.startswith(("router.", *apart))}
     capacity = None if dense or claim.capacities else run.capacity
     return json.dumps([run.model, capacity, variant, kept], sort_keys=True, default=str)
+
+
+def _of_experts(run: Run) -> str:
+    return json.dumps({k: v for k, v in run.science.items() if k.startswith(ONLY_EXPERTS)}, sort_keys=True, default=str)
 
 
 def _variant(run: Run) -> str:
@@ -106,23 +112,21 @@ def _main(variants: Iterable[str]) -> str:
     return max(count, key=lambda v: (count[v], -len(v), v))
 
 
-def _varying(runs: list[Run]) -> list[str]:
-    """Settings, beside the model and capacity, that are not the same for all these runs."""
-    keys = sorted({key for run in runs for key in run.science if key.startswith(("recipe.", "capacity."))})
-    return [
-        key
-        for key in keys
-        if key != "capacity.factor" and len({json.dumps(run.science.get(key), default=str) for run in runs}) > 1
-    ]
+def _in_words(runs: Sequence[Run], names: tuple[str, str], claim: Claim, same_router: bool) -> list[str]:
+    """For a run of each setting, the words that tell it from the others: of the same model, what they differ in."""
+
+    def tells(key: str) -> bool:
+        return key != "capacity.factor" and (same_router or not key.startswith("router.")) and key != "router.combine"
+
+    keys = {run.model: differing([other for other in runs if other.model == run.model], tells) for run in runs}
+    return [_words(run, names, claim, keys[run.model]) for run in runs]
 
 
-def _words(run: Run, names: tuple[str, str], claim: Claim, varying: list[str]) -> str:
-    routers = names[0] if names[0] == names[1] else f"{names[0]} over {names[1]}"
-    capacity = (
-        [] if claim.capacities and names[0] == names[1] else [f"capacity {run.capacity:g}"] if run.capacity else []
-    )
-    settings = [in_words(run, varying)] if varying else []
-    return ", ".join([routers, run.model, *capacity, *settings])
+def _words(run: Run, names: tuple[str, str], claim: Claim, telling: list[str]) -> str:
+    alike = names[0] == names[1]
+    routers = names[0] if alike else f"{names[0]} over {names[1]}"
+    capacity = [] if (claim.capacities and alike) or not run.capacity else [f"capacity {run.capacity:g}"]
+    return ", ".join([routers, run.model, *capacity, *([in_words(run, telling)] if telling else [])])
 
 
 def against_dearest(found: Sequence[Pair], cost_of: Value) -> list[Pair]:

@@ -115,6 +115,20 @@ def test_diverged_runs_are_told_and_not_counted(tmp_path: Path) -> None:
     assert found.verdict == OPEN
 
 
+@pytest.mark.parametrize("key", ["capacity.group_images", "model.experts"])
+def test_mixtures_of_several_settings_share_their_dense_runs_and_each_counts(tmp_path: Path, key: str) -> None:
+    add(tmp_path, "dense", 0.6)
+    for value, gain in ((8, 0.02), (32, 0.04)):
+        add(tmp_path, "softmax_tc", 0.6 + gain, science={key: value})
+        add(tmp_path, "softmax_ec", 0.65 + gain, science={key: value})
+    over_dense, over_token = finding(tmp_path, "dense/softmax_tc/1"), finding(tmp_path, "expert-over-token")
+    for found, points in ((over_dense, {"8": 2, "32": 4}), (over_token, {"8": 5, "32": 5})):
+        assert found.evidence is not None
+        assert (found.evidence.pairs, found.evidence.left_out) == (6, 0)
+        by_value = {words.rpartition(f"{key}=")[2]: effect for words, effect in found.evidence.by_setting.items()}
+        assert by_value == pytest.approx(points, abs=0.3)
+
+
 def test_runs_with_another_recipe_or_model_are_no_pair(tmp_path: Path) -> None:
     add(tmp_path, "softmax_tc", 0.7)
     add(tmp_path, "sinkhorn_tc", 0.75, science={"recipe.lr": 0.1})
