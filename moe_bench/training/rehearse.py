@@ -39,13 +39,17 @@ def rehearse(
     first = _time(model, small, precision)
     if first > SOON_S:
         return _found(model, small, precision, [first])
-    second = _time(model, small, precision)
-    if second * len(full) / len(small) > SOON_S:
-        return _found(model, small, precision, [second])
-    times = [_time(model, full, precision)]
+    tried = _times(model, small, precision)
+    if min(tried) * len(full) / len(small) > SOON_S:
+        return _found(model, small, precision, tried)
+    return _found(model, full, precision, _times(model, full, precision))
+
+
+def _times(model: VisionTransformer, images: Tensor, precision: str) -> list[float]:
+    times = [_time(model, images, precision)]
     while len(times) < PIECES and sum(times) < SOON_S:
-        times.append(_time(model, full, precision))
-    return _found(model, full, precision, times)
+        times.append(_time(model, images, precision))
+    return times
 
 
 def _found(model: VisionTransformer, images: Tensor, precision: str, times: list[float]) -> Rehearsal:

@@ -29,7 +29,8 @@ def test_a_rehearsal_leaves_weights_and_gradients_as_they_were() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "sizes"), [(0.001, [2, 2, 8, 8, 8, 8, 8]), (1.2, [2, 2, 8, 8, 8, 8, 8]), (2.0, [2, 2]), (9.0, [2])]
+    ("seconds", "sizes"),
+    [(0.001, [2] * 6 + [8] * 5), (1.2, [2] * 6 + [8] * 5), (2.0, [2] * 4), (9.0, [2])],
 )
 def test_the_full_batch_is_timed_only_where_that_is_soon_done(
     seconds: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
@@ -46,7 +47,7 @@ def test_the_full_batch_is_timed_only_where_that_is_soon_done(
 
 
 def test_a_piece_that_other_work_slowed_down_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([0.1, 0.1, 3.0, 0.4, 0.9, 0.2, 0.3])
+    times = iter([0.1, *(3.0, 0.1, 0.1, 0.1, 0.1), *(3.0, 0.4, 0.9, 0.2, 0.3)])
     monkeypatch.setattr(rehearse, "_time", lambda *_: next(times))
     assert rehearse.rehearse(small(), 16, (2, 8), "cpu", "32-true").image_s == 0.2 / 8
 
