@@ -240,7 +240,9 @@ def _name_of(kind: Any) -> str:
 
 
 def _example(place: str, value: Any, kind: Any, default: Any) -> str:
-    """An override that works: the value in a list if that is all it lacks, else the default."""
+    """An override that works: the value in a list if that is all it lacks, several as a sweep, else the default."""
+    if isinstance(value, list) and value and all(_read(one, kind) is not WRONG for one in value):
+        return f"-m {place}={','.join(map(show, value))}"
     if get_origin(kind) is list and not isinstance(value, list) and _read([value], kind) is not WRONG:
         return f"{place}=[{show(value)}]"
     return f"for example {place}={show(default)}" if default is not MISSING else ""

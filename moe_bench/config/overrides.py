@@ -95,12 +95,14 @@ def _problems_of_group(override: Override, groups: Groups) -> Iterator[Problem]:
         yield Problem(line, f"a run needs a {group}", INSTEAD_OF_NOTHING.get(group, f"leave it out, or {group}=NAME"))
         return
     options = [] if value is None else value if isinstance(value, list) else [value]
+    several = group in REQUIRED and len(options) > 1
     for option in options:
-        if not isinstance(option, str) or (option not in groups[group] and not _is_plugin(group, option)):
+        name = str(option) if several or isinstance(option, str) else None
+        if name is None or (name not in groups[group] and not _is_plugin(group, name)):
             yield unknown_option(line, group, str(option), groups[group])
-    if len(options) > 1 and group in REQUIRED:
-        several = f"{group}={','.join(map(str, options))}"
-        yield Problem(line, f"a run has one {group}, and several runs are a sweep", f"-m {several}")
+    if several:
+        asked = f"{group}={','.join(map(str, options))}"
+        yield Problem(line, f"a run has one {group}, and several runs are a sweep", f"-m {asked}")
 
 
 def unknown_option(line: str, group: str, option: str, options: Collection[str]) -> Problem:

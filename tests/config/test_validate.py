@@ -72,6 +72,8 @@ def test_an_unknown_setting_is_refused_however_it_is_forced(typed: str) -> None:
         ("hydra.nonsense=3", "nonsense"),
         ("data.path=${nowhere}", "data.path=${nowhere}"),
         ("router=[soft,dense]", "→ -m router=soft,dense"),
+        ("capacity=[1,2]", "1 problem in the configuration\n\n  1. capacity=[1,2]\n      a run has one capacity"),
+        ("seed=[1,2]", "→ -m seed=1,2\n"),
         ("router=soft,", "→ router=soft\n"),
         ("seed=1,,2,", "→ seed=1,2\n"),
         ("seed=,", "quote it"),
