@@ -118,7 +118,8 @@ def _in_words(runs: Sequence[Run], names: tuple[str, str], claim: Claim, same_ro
     def tells(key: str) -> bool:
         return key != "capacity.factor" and (same_router or not key.startswith("router.")) and key != "router.combine"
 
-    keys = {run.model: differing([other for other in runs if other.model == run.model], tells) for run in runs}
+    models = dict.fromkeys(run.model for run in runs)
+    keys = {model: differing([run for run in runs if run.model == model], tells) for model in models}
     return [_words(run, names, claim, keys[run.model]) for run in runs]
 
 
